@@ -1,0 +1,1 @@
+"""Everything the scripts share: settings, models, objectives, data, training, evaluation."""

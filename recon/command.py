@@ -1,0 +1,77 @@
+"""From a command line to an exit code. Imports no torch."""
+
+import errno
+import logging
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from types import ModuleType
+from typing import Any
+
+from recon.errors import InterruptedRunError, UserError
+from recon.gpus import select_gpus
+from recon.settings import Settings, load
+
+__all__ = ["run_command"]
+
+Job = Callable[[Settings, frozenset[str]], None]
+
+USER_ERROR = 2
+# The machine, not the program, is in the way: no traceback helps.
+ENVIRONMENT = {
+    errno.ENOSPC,
+    errno.EDQUOT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENAMETOOLONG,
+}
+
+
+def run_command(
+    config: ModuleType | Mapping[str, Any], argv: Sequence[str] | None, job: Job
+) -> int:
+    """Load the settings, choose the GPUs, and do a job.
+
+    Args:
+        config: The imported `Config` module.
+        argv: Arguments without the program's name; None takes those of the process.
+        job: Given the settings and the names that were asked for on this command line. It may
+            import torch: the GPUs are chosen by then.
+
+    Returns:
+        0 on success; 2 after an error that the user can put right, told in one line on stderr;
+        130 or 143 after Ctrl-C or SIGTERM.
+    """
+    _log_to_console()
+    try:
+        settings, asked = load(config, list(sys.argv[1:] if argv is None else argv))
+        select_gpus(settings.GPUs)
+        job(settings, asked)
+    except UserError as error:
+        return _refuse(str(error))
+    except InterruptedRunError as error:
+        return _refuse(str(error), 128 + error.signum)
+    except KeyboardInterrupt:
+        return _refuse("ended by Ctrl-C", 130)
+    except OSError as error:
+        if error.errno not in ENVIRONMENT:
+            raise
+        return _refuse(f"{error.strerror}: {error.filename or 'while writing'}")
+    return 0
+
+
+def _refuse(message: str, code: int = USER_ERROR) -> int:
+    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    return code
+
+
+def _log_to_console() -> None:
+    """Messages of this program go to the console as they are."""
+    logger = logging.getLogger("recon")
+    for handler in logger.handlers[:]:
+        logger.removeHandler(handler)
+    handler = logging.StreamHandler(sys.stdout)
+    handler.setFormatter(logging.Formatter("%(message)s"))
+    logger.addHandler(handler)
+    logger.setLevel(logging.INFO)
+    logger.propagate = False

@@ -1,0 +1,124 @@
+"""From a dataset of image files to batches of float images on the device.
+
+A dataset gives (C, H, W) tensors: uint8, or float32 in [0, 1] for files deeper than 8 bit. It
+raises `ValueError` or `OSError` for a file that it cannot read; such a file is left out of its
+batch and reported, never replaced.
+"""
+
+import signal
+from collections.abc import Iterator
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, Sampler
+
+__all__ = ["Batch", "Batches", "Failure", "ImageDataset", "make_loader", "to_unit_range"]
+
+
+class ImageDataset(Protocol):
+    """What the engine needs of a dataset."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+class Failure(NamedTuple):
+    """An image that could not be read."""
+
+    image: int  # its index in the dataset
+    reason: str
+
+
+class Batch(NamedTuple):
+    """Images that could be read, their indices in the dataset, and those that could not."""
+
+    images: Tensor  # (N, C, H, W), uint8 or float32 in [0, 1]
+    indices: Tensor  # (N,) int64
+    failures: list[Failure]
+
+
+class Batches(Sampler[list[int]]):
+    """Index batches of one epoch: each index once, in sizes that differ by at most one.
+
+    Equal sizes leave no last batch of a single image, on which batch normalisation fails, and
+    give every image the same weight. The order depends on nothing but the seed and the epoch.
+
+    Args:
+        count: Images in the dataset.
+        batch_size: Most images in a batch.
+        seed: Of the order; None keeps the order of the dataset.
+    """
+
+    def __init__(self, count: int, batch_size: int, *, seed: int | None = None) -> None:
+        self.count, self.seed = count, seed
+        self.batches = max(1, -(-count // batch_size))
+        self.epoch = 0
+        self.start = 0  # batches of the epoch that are done already
+
+    def __len__(self) -> int:
+        return self.batches - self.start
+
+    def __iter__(self) -> Iterator[list[int]]:
+        for indices in np.array_split(self._order(), self.batches)[self.start :]:
+            yield indices.tolist()
+
+    def _order(self) -> NDArray[np.int64]:
+        if self.seed is None:
+            return np.arange(self.count)
+        return np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
+
+
+class _Reader(Dataset[tuple[int, Tensor | str]]):
+    """Reads images of a dataset and turns a failure into its reason."""
+
+    def __init__(self, dataset: ImageDataset) -> None:
+        self.dataset = dataset
+
+    def __len__(self) -> int:
+        return len(self.dataset)
+
+    def __getitem__(self, index: int) -> tuple[int, Tensor | str]:
+        try:
+            return index, self.dataset[index]
+        except (ValueError, OSError) as error:
+            return index, str(error)
+
+
+def _collate(samples: list[tuple[int, Tensor | str]]) -> Batch:
+    read = [(index, image) for index, image in samples if isinstance(image, Tensor)]
+    failures = [Failure(index, reason) for index, reason in samples if isinstance(reason, str)]
+    images = [image for _, image in read]
+    if any(image.dtype != torch.uint8 for image in images):
+        images = [to_unit_range(image) for image in images]
+    stacked = torch.stack(images) if images else torch.empty(0)
+    return Batch(stacked, torch.tensor([index for index, _ in read], dtype=torch.int64), failures)
+
+
+def make_loader(
+    dataset: ImageDataset, batches: Batches, *, num_workers: int, pin_memory: bool
+) -> DataLoader[Batch]:
+    """Read batches in worker processes that live as long as the loader."""
+    return DataLoader(
+        _Reader(dataset),  # type: ignore[arg-type]
+        batch_sampler=batches,
+        num_workers=num_workers,
+        collate_fn=_collate,
+        pin_memory=pin_memory,
+        persistent_workers=num_workers > 0,
+        worker_init_fn=_leave_interrupts_to_the_parent,
+        # Its own, so that starting an epoch draws nothing from the run's random state.
+        generator=torch.Generator(),
+    )
+
+
+def _leave_interrupts_to_the_parent(_worker: int) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
+
+
+def to_unit_range(images: Tensor) -> Tensor:
+    """uint8 to float32 in [0, 1]; float images are in [0, 1] already."""
+    return images.float() / 255 if images.dtype == torch.uint8 else images

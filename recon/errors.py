@@ -1,0 +1,25 @@
+"""The errors that a user is meant to read."""
+
+import signal
+
+__all__ = ["InterruptedRunError", "UserError"]
+
+
+class UserError(Exception):
+    """Something that the user can put right.
+
+    The message is one line: the name, the value, the rule, and what to do. Scripts print it on
+    stderr without a traceback and exit with 2.
+    """
+
+
+class InterruptedRunError(Exception):
+    """A signal asked the run to end, and it has saved where it stands.
+
+    Args:
+        signum: The signal; a shell expects the exit code 128 + signum.
+    """
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"ended by {signal.Signals(signum).name}")
+        self.signum = signum

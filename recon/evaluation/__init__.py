@@ -1,0 +1,1 @@
+"""From a trained model to one record per image, a workbook and pictures."""

@@ -1,0 +1,105 @@
+"""Structural similarity of Wang, Bovik, Sheikh and Simoncelli (2004), one value per image.
+
+Images are (N, C, H, W) float tensors in [0, 1]; results are (N,) float32 in [-1, 1].
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+from pytorch_msssim import SSIM
+from pytorch_msssim.ssim import gaussian_filter
+from torch import Tensor
+
+__all__ = ["WINDOW", "full_precision", "ssim"]
+
+WINDOW = 11  # pixels
+SIGMA = 1.5  # pixels
+K1, K2 = 0.01, 0.03  # section III-C of the paper
+DYNAMIC_RANGE = 1.0
+
+
+def ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
+    """Mean structural similarity of each image, as equation 13 of the paper defines it.
+
+    An 11x11 Gaussian window of sigma 1.5, population variances, averaged over the valid region
+    and then over channels: scikit-image's `gaussian_weights=True, use_sample_covariance=False`.
+    Computed in float32 whatever precision the network runs in. A constant for each image and
+    channel is taken off before filtering and put back to the means: the variances are then
+    differences of small numbers, where float32 on bright tiles otherwise loses four digits.
+
+    Args:
+        reconstruction: (N, C, H, W) in [0, 1].
+        target: (N, C, H, W) in [0, 1].
+
+    Returns:
+        (N,) in [-1, 1]; 1 for equal images.
+
+    Raises:
+        ValueError: If the shapes differ or an edge is under 11 pixels.
+
+    Source:
+        doi:10.1109/TIP.2003.819861
+    """
+    _check(reconstruction, target)
+    with full_precision(target.device):
+        return _ssim_map(reconstruction.float(), target.float()).flatten(1).mean(1)
+
+
+def _ssim_map(x: Tensor, y: Tensor) -> Tensor:
+    """SSIM around every pixel of the valid region, (N, C, H - 10, W - 10)."""
+    c1, c2 = (K1 * DYNAMIC_RANGE) ** 2, (K2 * DYNAMIC_RANGE) ** 2
+    centre = y.mean(dim=(2, 3), keepdim=True)
+    x, y = x - centre, y - centre
+    moments = _filter(torch.cat([x, y, x * x, y * y, x * y], dim=1))
+    mean_x, mean_y, square_x, square_y, product = moments.chunk(5, dim=1)
+    variance_x = square_x - mean_x * mean_x
+    variance_y = square_y - mean_y * mean_y
+    covariance = product - mean_x * mean_y
+    mean_x, mean_y = mean_x + centre, mean_y + centre
+    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+    return luminance * (2 * covariance + c2) / (variance_x + variance_y + c2)
+
+
+def _filter(maps: Tensor) -> Tensor:
+    """Gaussian-weighted local means of every channel, valid region only."""
+    # Filters of one channel each run twice as fast on CPUs with the channels innermost.
+    maps = maps.contiguous(memory_format=torch.channels_last)
+    filtered: Tensor = gaussian_filter(maps, _window(maps.shape[1]).to(maps.device))
+    return filtered
+
+
+@lru_cache
+def _window(channels: int) -> Tensor:
+    """The Gaussian window for each channel, (C, 1, 1, 11), summing to 1."""
+    module = SSIM(data_range=DYNAMIC_RANGE, win_size=WINDOW, win_sigma=SIGMA, channel=channels)
+    window: Tensor = module.win
+    return window
+
+
+@contextmanager
+def full_precision(device: torch.device) -> Iterator[None]:
+    """Switch off autocast and TF32: both round convolutions to under four digits."""
+    with (
+        torch.autocast(device.type, enabled=False),
+        torch.backends.cudnn.flags(
+            enabled=torch.backends.cudnn.enabled,
+            benchmark=torch.backends.cudnn.benchmark,
+            deterministic=torch.backends.cudnn.deterministic,
+            allow_tf32=False,
+        ),
+    ):
+        yield
+
+
+def _check(reconstruction: Tensor, target: Tensor) -> None:
+    if reconstruction.shape != target.shape or target.ndim != 4:
+        raise ValueError(
+            f"images must be two (N, C, H, W) tensors of one shape, "
+            f"got {tuple(reconstruction.shape)} and {tuple(target.shape)}"
+        )
+    if min(target.shape[-2:]) < WINDOW:
+        raise ValueError(
+            f"edges must be at least {WINDOW} pixels for SSIM, got {tuple(target.shape[-2:])}"
+        )

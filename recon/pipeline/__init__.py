@@ -1,0 +1,8 @@
+"""Training and evaluation as a whole: the only room that composes the others."""
+
+from recon.pipeline.evaluating import run_evaluation
+from recon.pipeline.images import Datasets
+from recon.pipeline.models import LoadedModel, load_model
+from recon.pipeline.training import run_training
+
+__all__ = ["Datasets", "LoadedModel", "load_model", "run_evaluation", "run_training"]

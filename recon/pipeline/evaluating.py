@@ -1,0 +1,175 @@
+"""One evaluation, from a model file to workbook, csv and pictures."""
+
+import logging
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from recon.data.loaders import Batches, make_loader
+from recon.errors import UserError
+from recon.evaluation.evaluator import PictureWriter, evaluate, picture_names
+from recon.evaluation.records import visible
+from recon.evaluation.summary import Summary, Tally
+from recon.evaluation.workbook import RecordWriter
+from recon.files import check_writable
+from recon.models.registry import Builder
+from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
+from recon.pipeline.models import LoadedModel, load_model
+from recon.provenance import describe_run, fingerprint, flatten
+from recon.settings import Settings
+from recon.training.checkpoint import hash_weights
+from recon.training.runtime import start_runtime, unwrap
+
+__all__ = ["run_evaluation"]
+
+logger = logging.getLogger("recon")
+
+PICTURE_THREADS = 4
+
+
+def run_evaluation(
+    settings: Settings,
+    objective: str,
+    auto_encoder: Builder,
+    datasets: Datasets,
+    *,
+    asked: frozenset[str] = frozenset(),
+) -> Summary:
+    """Evaluate a model on the test folder, and write workbook, csv and pictures.
+
+    Args:
+        settings: Of the run.
+        objective: "mse" or "ssim": chooses the settings' names.
+        auto_encoder: `Auto_encoder.AutoEncoder`.
+        datasets: `datasets.ImageFolderDataset`.
+        asked: Names of the settings given on the command line.
+
+    Returns:
+        The figures over all images.
+
+    Raises:
+        UserError: For anything that the user can put right.
+    """
+    path = Path(settings.of("model_path", objective))
+    book = Path(settings.of("reconstruction_metrics", objective))
+    pictures = Path(settings.of("recon_output", objective))
+    _check_model(path, objective)
+    _check_outputs(settings, objective, book, pictures)
+    runtime = start_runtime(
+        settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
+    )
+    model = load_model(path, settings, auto_encoder, runtime, asked=asked)
+    dataset = open_folder(
+        datasets, "folder_path_test", settings.folder_path_test, model.preparation
+    )
+    logger.info("Model: %s\nImages: %d below %s", path, len(dataset), settings.folder_path_test)
+    tally, unreadable = Tally(), []
+    with RecordWriter(book.with_suffix(".csv"), book) as writer:
+        unreadable = _evaluate(model, dataset, settings, writer, tally, pictures)
+        summary = tally.summary()
+        writer.finish(summary, flatten(_run_record(model, path, dataset, settings, unreadable)))
+    report_unreadable(unreadable)
+    _report(summary)
+    logger.info("Workbook: %s\nCsv: %s\nPictures: %s", book, book.with_suffix(".csv"), pictures)
+    return summary
+
+
+def _check_model(path: Path, objective: str) -> None:
+    if not path.is_file():
+        raise UserError(
+            f"model_path_{objective} must be a model file, got {str(path)!r}, which is missing; "
+            f"train one with Training_{objective.upper()}.py, or point elsewhere with "
+            f"--model_path_{objective} FILE"
+        )
+
+
+def _check_outputs(settings: Settings, objective: str, book: Path, pictures: Path) -> None:
+    check_writable(book.parent, f"reconstruction_metrics_{objective}")
+    check_writable(pictures, f"recon_output_{objective}")
+    test = Path(settings.folder_path_test).resolve()
+    if pictures.resolve().is_relative_to(test):
+        raise UserError(
+            f"recon_output_{objective} must not lie in folder_path_test, got {str(pictures)!r}: "
+            f"the pictures would be evaluated the next time"
+        )
+
+
+def _evaluate(
+    model: LoadedModel,
+    dataset: FolderDataset,
+    settings: Settings,
+    writer: RecordWriter,
+    tally: Tally,
+    pictures: Path,
+) -> list[str]:
+    """Evaluate every image; returns the reasons of those that could not be read."""
+    loader = make_loader(
+        dataset,
+        Batches(len(dataset), settings.batch_size_test),
+        num_workers=settings.num_workers,
+        pin_memory=model.runtime.device.type == "cuda",
+    )
+    names = picture_names(dataset.paths.relative, len(dataset))
+    unreadable: list[str] = []
+    evaluated = evaluate(model.reconstruct, loader, dataset.paths.__getitem__, model.runtime.device)
+    with (
+        PictureWriter(pictures, names, PICTURE_THREADS) as writer_of_pictures,
+        tqdm(total=len(dataset), desc="Evaluating", unit="image", leave=False, disable=None) as bar,
+    ):
+        for batch in evaluated:
+            if batch.failures and settings.unreadable_images == "stop":
+                raise UserError(f"unreadable image: {batch.failures[0].reason}")
+            unreadable += [failure.reason for failure in batch.failures]
+            writer.write(batch.records)
+            tally.add(batch.records)
+            writer_of_pictures.write(batch)
+            bar.update(len(batch.indices) + len(batch.failures))
+    if len(unreadable) == len(dataset):
+        raise UserError(f"none of the {len(dataset)} test images can be read: {unreadable[0]}")
+    return unreadable
+
+
+def _run_record(
+    model: LoadedModel,
+    path: Path,
+    dataset: FolderDataset,
+    settings: Settings,
+    unreadable: list[str],
+) -> dict[str, Any]:
+    """Where the figures come from, for the workbook's last sheet."""
+    relatives = [dataset.paths.relative(i) for i in range(len(dataset))]
+    return {
+        **describe_run(),
+        "model": str(path),
+        "weights_sha256": hash_weights(unwrap(model.model).state_dict()),
+        "preparation": model.preparation._asdict(),
+        "test images": {
+            "folder": settings.folder_path_test,
+            "found": len(dataset),
+            "unreadable": len(unreadable),
+            "fingerprint": fingerprint(relatives, settings.folder_path_test),
+        },
+        "skipped": {str(i): visible(reason) for i, reason in enumerate(unreadable, 1)},
+        "device": model.runtime.name,
+        "precision": model.runtime.precision,
+        "settings": settings.model_dump(mode="json"),
+        "training": model.provenance or "not recorded",
+    }
+
+
+def _report(summary: Summary) -> None:
+    for entry in summary.statistics:
+        logger.info(
+            "%-4s  mean %.5f, standard deviation %.5f, median %.5f, from %.5f to %.5f",
+            *(entry.metric, entry.mean, entry.deviation, entry.median),
+            *(entry.minimum, entry.maximum),
+        )
+    if summary.identical:
+        logger.info("%d reconstructions are identical: no PSNR", summary.identical)
+    for title, records in (("Worst", summary.worst), ("Best", summary.best)):
+        for record in records:
+            logger.info(
+                "%s: %s  MSE %.5f, PSNR %.2f dB, SSIM %.4f", title, visible(record.path),
+                record.mse, record.psnr, record.ssim,
+            )  # fmt: skip

@@ -1,0 +1,182 @@
+"""Find the images that the settings name, and load them as they say."""
+
+import logging
+from collections.abc import Iterable, Sequence
+from typing import Any, Protocol
+
+from recon.data.loaders import Batches, ImageDataset, make_loader
+from recon.data.splits import split_by_group
+from recon.errors import UserError
+from recon.models.preparation import Preparation
+from recon.provenance import fingerprint
+from recon.settings import Settings
+from recon.training.runtime import Runtime
+from recon.training.trainer import Split
+
+__all__ = ["Datasets", "open_folder", "report_unreadable", "training_data"]
+
+logger = logging.getLogger("recon")
+
+LISTED = 20  # unreadable images named at the end of a run
+ODD_SHARE = 2.0  # a validation part so many times what was asked for is worth a word
+
+
+class Paths(Protocol):
+    """Paths of images below a folder, kept compactly."""
+
+    folder: str
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> str: ...
+
+    def relative(self, index: int, /) -> str:
+        """The path below the folder."""
+
+    def select(self, indices: Iterable[int], /) -> "Paths":
+        """The paths at these indices."""
+
+
+class FolderDataset(ImageDataset, Protocol):
+    """Images below a folder."""
+
+    @property
+    def paths(self) -> Paths:
+        """Path of each image."""
+
+
+class Datasets(Protocol):
+    """`datasets.ImageFolderDataset`, or what stands in for it."""
+
+    def __call__(  # noqa: D102 - the class says it
+        self,
+        folder: str,
+        tile_size: tuple[int, int],
+        /,
+        *,
+        channels: int,
+        intensity_range: tuple[float, float] | None,
+        paths: Any | None = None,
+    ) -> FolderDataset: ...
+
+
+def open_folder(
+    datasets: Datasets,
+    setting: str,
+    folder: str,
+    preparation: Preparation,
+    *,
+    paths: Paths | None = None,
+) -> FolderDataset:
+    """The images below a folder, read as the preparation says.
+
+    Raises:
+        UserError: If it is missing, no folder, or holds no image.
+    """
+    try:
+        return datasets(
+            folder,
+            preparation.tile_size,
+            channels=preparation.channels,
+            intensity_range=preparation.intensity_range,
+            paths=paths,
+        )
+    except (FileNotFoundError, NotADirectoryError) as error:
+        raise UserError(f"{setting} must be a folder of images: {error}") from None
+
+
+def training_data(
+    settings: Settings, preparation: Preparation, datasets: Datasets, runtime: Runtime
+) -> tuple[Split, Split | None, dict[str, Any]]:
+    """Training images, validation images if there are any, and what to record of both.
+
+    Raises:
+        UserError: If images are missing or cannot be split as asked.
+    """
+    folder = settings.folder_path_train
+    whole = open_folder(datasets, "folder_path_train", folder, preparation)
+    held_out: FolderDataset | None = None
+    if settings.folder_path_validation:
+        train = whole
+        held_out = open_folder(
+            datasets, "folder_path_validation", settings.folder_path_validation, preparation
+        )
+    else:
+        kept, aside = _split(whole.paths, settings)
+        select = whole.paths.select
+        train = open_folder(datasets, "folder_path_train", folder, preparation, paths=select(kept))
+        if aside:
+            held_out = open_folder(
+                datasets, "folder_path_train", folder, preparation, paths=select(aside)
+            )
+    count = 0 if held_out is None else len(held_out)
+    logger.info("Images: %d to train on, %d for validation", len(train), count)
+    record = {"train": _describe(train.paths), "validation": {"images": 0}}
+    validation = None
+    if held_out is not None:
+        record["validation"] = _describe(held_out.paths)
+        validation = _load(held_out, settings, runtime, shuffled=False)
+    return _load(train, settings, runtime, shuffled=True), validation, record
+
+
+def _split(paths: Paths, settings: Settings) -> tuple[Sequence[int], Sequence[int]]:
+    fraction, group = settings.validation_fraction, settings.validation_group
+    names = [paths.relative(i) for i in range(len(paths))]
+    try:
+        kept, aside = split_by_group(names, fraction, group, settings.seed)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    share = len(aside) / len(paths)
+    if fraction > 0 and share == 0:
+        logger.warning(
+            "No validation: all images are in one group (validation_group = %r). Give "
+            "folder_path_validation, or validation_group = a regular expression that names the "
+            "slide or patient in a path, or 'image' if neighbouring tiles may leak",
+            group,
+        )
+    elif group == "image" and fraction > 0:
+        logger.warning(
+            "Validation by single images: neighbouring tiles of one slide are near-copies, so its "
+            "scores flatter; set validation_group to keep slides or patients together"
+        )
+    elif share > ODD_SHARE * fraction:
+        logger.warning(
+            "Validation takes %.0f %% of the images, not %.0f %%: groups stay whole "
+            "(validation_group = %r)",
+            100 * share,
+            100 * fraction,
+            group,
+        )
+    return kept.tolist(), aside.tolist()
+
+
+def _describe(paths: Paths) -> dict[str, Any]:
+    return {
+        "folder": paths.folder,
+        "images": len(paths),
+        "fingerprint": fingerprint([paths.relative(i) for i in range(len(paths))], paths.folder),
+    }
+
+
+def _load(dataset: FolderDataset, settings: Settings, runtime: Runtime, *, shuffled: bool) -> Split:
+    batches = Batches(
+        len(dataset), settings.batch_size_train, seed=settings.seed if shuffled else None
+    )
+    loader = make_loader(
+        dataset,
+        batches,
+        num_workers=settings.num_workers,
+        pin_memory=runtime.device.type == "cuda",
+    )
+    return Split(loader, batches, dataset.paths.__getitem__)
+
+
+def report_unreadable(reasons: Sequence[str]) -> None:
+    """Count and list the images that were skipped."""
+    if not reasons:
+        return
+    logger.warning("Skipped %d unreadable images:", len(reasons))
+    for reason in reasons[:LISTED]:
+        logger.warning("  %s", reason)
+    if len(reasons) > LISTED:
+        logger.warning("  and %d more", len(reasons) - LISTED)

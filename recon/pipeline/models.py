@@ -1,0 +1,117 @@
+"""Open a trained model as it was trained."""
+
+import logging
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from recon.errors import UserError
+from recon.models.output import reconstruct
+from recon.models.preparation import Preparation
+from recon.models.registry import Builder, build_model
+from recon.settings import Settings, Size
+from recon.training.checkpoint import load_strictly, read_model_file
+from recon.training.runtime import Runtime
+
+__all__ = ["LoadedModel", "edges", "load_model", "preparation_of"]
+
+logger = logging.getLogger("recon")
+
+CHANNELS = {"rgb": 3, "grey": 1}
+
+
+class LoadedModel(NamedTuple):
+    """A trained network, ready to reconstruct."""
+
+    model: nn.Module
+    preparation: Preparation
+    provenance: dict[str, Any]  # empty where nothing is recorded
+    runtime: Runtime
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Reconstruct images in [0, 1], (N, C, H, W), on this model's device."""
+        prepared = self.preparation.normalize(images)
+        prepared = prepared.contiguous(memory_format=torch.channels_last)
+        with torch.no_grad(), self.runtime.autocast():
+            return reconstruct(self.model, prepared).reconstruction.float()
+
+
+def preparation_of(settings: Settings) -> Preparation:
+    """The preparation of images that the settings describe."""
+    return Preparation(
+        edges(settings.tile_size),
+        CHANNELS[settings.color_mode],
+        settings.input_normalization,
+        settings.intensity_range,
+    )
+
+
+def edges(size: Size) -> tuple[int, int]:
+    """Height and width in pixels."""
+    return (size, size) if isinstance(size, int) else size
+
+
+def load_model(
+    path: Path,
+    settings: Settings,
+    auto_encoder: Builder,
+    runtime: Runtime,
+    *,
+    asked: frozenset[str] = frozenset(),
+) -> LoadedModel:
+    """Load a final model, a training checkpoint, or a file of the reference.
+
+    How images are prepared comes from the model's own record; from the settings where it has
+    none.
+
+    Args:
+        path: Of the model file.
+        settings: Of the run.
+        auto_encoder: `Auto_encoder.AutoEncoder`.
+        runtime: Where to put it.
+        asked: Names of the settings given on the command line: these must not contradict the
+            record, except for `tile_size`, which then takes the record's place.
+
+    Raises:
+        UserError: If the file is missing, damaged, of another architecture, or contradicted.
+    """
+    weights, provenance = read_model_file(path)
+    preparation = _reconcile(path, provenance, settings, asked)
+    architecture = str(provenance.get("architecture", settings.architecture))
+    model = build_model(architecture, preparation.channels, {"auto_encoder": auto_encoder})
+    load_strictly(model, weights, path)
+    model = runtime.spread(runtime.place(model), compile_model=settings.compile_model).eval()
+    return LoadedModel(model, preparation, provenance, runtime)
+
+
+def _reconcile(
+    path: Path, provenance: dict[str, Any], settings: Settings, asked: frozenset[str]
+) -> Preparation:
+    configured = preparation_of(settings)
+    if "preparation" not in provenance:
+        logger.info(
+            "%s says nothing of how its images were prepared: taking input_normalization = %r, "
+            "tile_size = %r, color_mode = %r from the settings",
+            path,
+            settings.input_normalization,
+            settings.tile_size,
+            settings.color_mode,
+        )
+        return configured
+    try:
+        recorded = Preparation.from_record(provenance["preparation"])
+    except ValueError as error:
+        raise UserError(f"{path}: {error}") from None
+    setting_of = {"channels": "color_mode"}
+    for name in ("channels", "input_normalization", "intensity_range"):
+        setting = setting_of.get(name, name)
+        if setting in asked and getattr(recorded, name) != getattr(configured, name):
+            raise UserError(
+                f"{setting} = {getattr(settings, setting)!r} contradicts {path}, which was trained "
+                f"with {name} = {getattr(recorded, name)!r}; leave the flag out"
+            )
+    if "tile_size" in asked:
+        return recorded._replace(tile_size=configured.tile_size)
+    return recorded

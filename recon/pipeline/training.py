@@ -1,0 +1,221 @@
+"""One training run, from settings to a final model."""
+
+import logging
+import shutil
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recon.data.augment import NO_AUGMENTATION, AugmentationRanges, augment
+from recon.errors import InterruptedRunError, UserError
+from recon.evaluation.curves import plot_curves
+from recon.files import check_writable
+from recon.models.registry import Builder, build_model
+from recon.objectives.losses import Objective
+from recon.pipeline.commands import evaluation_command, resume_command
+from recon.pipeline.images import Datasets, report_unreadable, training_data
+from recon.pipeline.models import edges, preparation_of
+from recon.provenance import describe_run
+from recon.settings import Settings
+from recon.training.checkpoint import load_strictly
+from recon.training.keeper import Keeper, restore
+from recon.training.resume import find_checkpoint, refuse_changes
+from recon.training.runtime import Runtime, start_runtime, unwrap
+from recon.training.trainer import Plan, Trainer
+
+__all__ = ["run_training"]
+
+logger = logging.getLogger("recon")
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+def run_training(
+    settings: Settings,
+    objective: str,
+    auto_encoder: Builder,
+    datasets: Datasets,
+    *,
+    asked: frozenset[str] = frozenset(),
+) -> Path:
+    """Train, and write checkpoints, log, curve and the final model.
+
+    Args:
+        settings: Of the run.
+        objective: "mse" or "ssim".
+        auto_encoder: `Auto_encoder.AutoEncoder`.
+        datasets: `datasets.ImageFolderDataset`.
+        asked: Names of the settings given on the command line, for the command printed at the end.
+
+    Returns:
+        The path of the final model.
+
+    Raises:
+        UserError: For anything that the user can put right.
+        InterruptedRunError: If a signal ended the run; it has been saved.
+    """
+    folder = Path(settings.of("model_saved_location", objective))
+    loss_file = Path(settings.of("training_loss_file", objective))
+    check_writable(folder, f"model_saved_location_{objective}")
+    check_writable(loss_file.parent, f"training_loss_file_{objective}")
+    runtime = start_runtime(
+        settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
+    )
+    trainer, data = _assemble(settings, objective, auto_encoder, datasets, runtime)
+    _check_space(folder, trainer.model)
+    keeper = Keeper(
+        folder=folder,
+        loss_file=loss_file,
+        interval=settings.save_interval,
+        tag=objective.upper(),
+        provenance=_provenance(settings, objective, trainer, data),
+        draw=plot_curves,
+    )
+    _resume(trainer, keeper, settings.resume)
+    with _explained(settings, objective, asked):
+        trainer.fit(keeper.keep)
+    final = keeper.finish(trainer)
+    report_unreadable(list(trainer.state.unreadable.values()))
+    logger.info("Loss of every epoch: %s, as a curve: %s", loss_file, keeper.curve)
+    logger.info("Model: %s", final)
+    logger.info("Evaluate it with:\n  %s", evaluation_command(settings, objective, asked, final))
+    return final
+
+
+def _assemble(
+    settings: Settings,
+    objective: str,
+    auto_encoder: Builder,
+    datasets: Datasets,
+    runtime: Runtime,
+) -> tuple[Trainer, dict[str, Any]]:
+    """The trainer, and what to record of its data."""
+    criterion = _criterion(settings, objective)
+    augmentation = _augmentation(settings)
+    preparation = preparation_of(settings)
+    model = build_model(settings.architecture, preparation.channels, {"auto_encoder": auto_encoder})
+    train, validation, data = training_data(settings, preparation, datasets, runtime)
+    model = runtime.place(model)
+    trainer = Trainer(
+        model=runtime.spread(model, compile_model=settings.compile_model),
+        objective=criterion,
+        optimizer=_optimizer(settings, model),
+        runtime=runtime,
+        plan=_plan(settings),
+        train=train,
+        validation=validation,
+        prepare=preparation.normalize,
+        augment=augmentation,
+    )
+    return trainer, data
+
+
+def _criterion(settings: Settings, objective: str) -> Objective:
+    name = f"loss_weights_{objective}"
+    try:
+        return Objective(getattr(settings, name))
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+
+
+def _augmentation(settings: Settings) -> Callable[[Tensor, int], Tensor]:
+    """A function of images in [0, 1], (N, C, H, W), and a seed."""
+    tile = edges(settings.tile_size)
+    crop = tile if settings.crop_size is None else edges(settings.crop_size)
+    if crop[0] > tile[0] or crop[1] > tile[1]:
+        raise UserError(f"crop_size must be at most tile_size = {tile}, got {crop}")
+    prefix = "augment_"
+    values = {
+        name.removeprefix(prefix): getattr(settings, name)
+        for name in Settings.model_fields
+        if name.startswith(prefix)
+    }
+    ranges = AugmentationRanges(**values) if settings.augmentation else NO_AUGMENTATION
+    return lambda images, seed: augment(images, ranges, seed=seed, crop_size=crop)
+
+
+def _optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    return OPTIMIZERS[settings.optimizer](
+        model.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def _plan(settings: Settings) -> Plan:
+    return Plan(
+        epochs=settings.num_epochs,
+        peak_learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_fraction=settings.warmup_fraction,
+        gradient_clip=settings.gradient_clip,
+        seed=settings.seed,
+        stop_at_unreadable=settings.unreadable_images == "stop",
+    )
+
+
+def _provenance(
+    settings: Settings, objective: str, trainer: Trainer, data: dict[str, Any]
+) -> dict[str, Any]:
+    return {
+        **describe_run(),
+        "objective": objective,
+        "architecture": settings.architecture,
+        "preparation": preparation_of(settings)._asdict(),
+        "settings": settings.model_dump(mode="json"),
+        "data": data,
+        "device": trainer.runtime.name,
+        "precision": trainer.runtime.precision,
+    }
+
+
+def _check_space(folder: Path, model: nn.Module) -> None:
+    """Weights and both moments of the optimiser, twice over: old and new side by side."""
+    needed = 6 * sum(weight.nbytes for weight in model.parameters())
+    free = shutil.disk_usage(folder).free
+    if free < needed:
+        raise UserError(
+            f"{folder} must have {needed / 1e6:.0f} MB free for checkpoints, it has "
+            f"{free / 1e6:.0f} MB; make room or choose another folder"
+        )
+
+
+def _resume(trainer: Trainer, keeper: Keeper, resume: str) -> None:
+    found = find_checkpoint(resume, keeper.folder)
+    if found is None:
+        return
+    path, checkpoint = found
+    saved = checkpoint["provenance"]
+    refuse_changes(saved["settings"], keeper.provenance["settings"], path)
+    if saved["data"]["train"]["fingerprint"] != keeper.provenance["data"]["train"]["fingerprint"]:
+        raise UserError(
+            f"{path} cannot be resumed: the training images have changed since; "
+            f"put them back, or start anew with resume = ''"
+        )
+    load_strictly(unwrap(trainer.model), checkpoint["model_state_dict"], path)
+    restore(trainer, checkpoint)
+    logger.info("Resuming %s after epoch %d", path, trainer.state.epoch)
+
+
+@contextmanager
+def _explained(settings: Settings, objective: str, asked: frozenset[str]) -> Iterator[None]:
+    """Say what to do about the failures that training itself can run into."""
+    try:
+        yield
+    except InterruptedRunError:
+        logger.info("Go on with:\n  %s", resume_command(settings, objective, asked))
+        raise
+    except torch.OutOfMemoryError:
+        smaller = max(1, settings.batch_size_train // 2)
+        raise UserError(
+            f"the GPU's memory is too small for batch_size_train = {settings.batch_size_train}; "
+            f"try --batch_size_train {smaller}"
+        ) from None

@@ -1,0 +1,71 @@
+"""Where a result comes from, as plain data that goes into checkpoints, sidecars and workbooks."""
+
+import hashlib
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from datetime import datetime, timezone
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+__all__ = ["describe_run", "fingerprint", "flatten"]
+
+PACKAGES = ("torch", "torchvision", "pytorch-msssim", "numpy", "pillow", "scikit-image", "pydantic")
+
+
+def describe_run() -> dict[str, Any]:
+    """Time, versions and commit of the program that is running."""
+    return {
+        "date": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "python": sys.version.split()[0],
+        "packages": {name: _version(name) for name in PACKAGES},
+        "commit": _commit(),
+    }
+
+
+def fingerprint(paths: Sequence[str], folder: str) -> str:
+    """SHA-256 over the relative path and size in bytes of every file, in their order."""
+    digest = hashlib.sha256()
+    for path in paths:
+        name = os.fsencode(os.path.relpath(path, folder))
+        try:
+            size = Path(path).stat().st_size
+        except OSError:
+            size = -1  # Listed a moment ago, gone now.
+        digest.update(name + b"\0" + str(size).encode() + b"\0")
+    return digest.hexdigest()
+
+
+def flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
+    """Nested names and values as one table: `settings.seed` and so on."""
+    rows: dict[str, str] = {}
+    for name, value in record.items():
+        if isinstance(value, Mapping) and value:
+            rows |= flatten(value, f"{prefix}{name}.")
+        else:
+            rows[prefix + name] = str(value)
+    return rows
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _commit() -> str | None:
+    """The commit of this program's own checkout, with a mark if files differ from it."""
+    try:
+        answer = subprocess.run(
+            ["git", "describe", "--always", "--dirty", "--abbrev=40", "--exclude=*"],
+            cwd=Path(__file__).parent,
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return answer.stdout.strip()

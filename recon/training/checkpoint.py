@@ -1,0 +1,194 @@
+"""Model files: written whole or not at all, and read as data, never as code.
+
+Two kinds: a training checkpoint (the reference's keys `epoch`, `model_state_dict`,
+`optimizer_state_dict` and `loss`, and what exact resume needs) and a final model (a bare state
+dict with a `.json` sidecar). Both name weights as the plain network does, without wrappers.
+"""
+
+import hashlib
+import json
+import zipfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor, nn
+
+from recon.errors import UserError
+from recon.files import replacing
+
+__all__ = [
+    "ModelFile",
+    "hash_weights",
+    "load_strictly",
+    "read_checkpoint",
+    "read_model_file",
+    "save_final",
+    "save_torch",
+    "sidecar",
+]
+
+Weights = dict[str, Tensor]
+
+PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
+NESTED = ("model_state_dict", "state_dict", "model")  # where programs put weights in a checkpoint
+SHOWN = 3  # names of weights in an error message
+
+
+class ModelFile(NamedTuple):
+    """Weights, and what the file or its sidecar says of them."""
+
+    weights: Weights
+    provenance: dict[str, Any]  # empty where nothing is recorded
+
+
+def save_torch(path: Path, content: Mapping[str, Any]) -> None:
+    """Write tensors and plain data atomically."""
+    with replacing(path) as partial:
+        torch.save(dict(content), partial)
+
+
+def save_final(path: Path, weights: Weights, provenance: Mapping[str, Any]) -> None:
+    """Write a bare state dict, and beside it the sidecar that says what it is."""
+    save_torch(path, weights)
+    record = {**provenance, "weights_sha256": hash_weights(weights)}
+    with replacing(sidecar(path)) as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+def sidecar(path: Path) -> Path:
+    """The file that says what a final model is."""
+    return path.with_suffix(".json")
+
+
+def hash_weights(weights: Mapping[str, Tensor]) -> str:
+    """SHA-256 over name, type, shape and bytes of every weight, whatever file holds them."""
+    digest = hashlib.sha256()
+    for name in sorted(weights):
+        tensor = weights[name].detach().cpu().contiguous()
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
+        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()
+
+
+def read_model_file(path: Path) -> ModelFile:
+    """Read a final model, a training checkpoint, or another program's file of either form.
+
+    Raises:
+        UserError: If it is missing, damaged, no model, or does not belong to its sidecar.
+    """
+    content = _read(path)
+    for name in NESTED:
+        if isinstance(content.get(name), Mapping):
+            return ModelFile(
+                _check_weights(content[name], path), dict(content.get("provenance", {}))
+            )
+    weights = _check_weights(content, path)
+    return ModelFile(weights, _read_sidecar(path, weights))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Read a training checkpoint that this program wrote.
+
+    Raises:
+        UserError: If it is missing, damaged, or holds no training state.
+    """
+    content = _read(path)
+    missing = {"epoch", "model_state_dict", "optimizer_state_dict", "run"} - content.keys()
+    if missing:
+        raise UserError(
+            f"{path} cannot be resumed: it holds {_names(content)}, and lacks "
+            f"{', '.join(sorted(missing))}; give a Model_AE_*.pth of this program"
+        )
+    return content
+
+
+def load_strictly(model: nn.Module, weights: Weights, path: Path) -> None:
+    """Load weights that fit the network exactly, or none at all.
+
+    Raises:
+        UserError: If a name or shape differs, or a value is not finite.
+    """
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if found != expected:
+        raise UserError(f"{path} holds another network: {_difference(found, expected)}")
+    for name, value in weights.items():
+        if value.is_floating_point() and not torch.isfinite(value).all():
+            raise UserError(f"{path} is not usable: {name} holds values that are not finite")
+    model.load_state_dict(weights, strict=True)
+
+
+def _read(path: Path) -> dict[str, Any]:
+    if not path.is_file():
+        raise UserError(f"{path} is missing")
+    try:
+        _check_archive(path)
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
+        raise UserError(f"{path} is no readable PyTorch file ({reason})") from None
+    if not isinstance(content, Mapping):
+        raise UserError(f"{path} holds {type(content).__name__}, expected a dict of weights")
+    return dict(content)
+
+
+def _check_archive(path: Path) -> None:
+    """Verify the checksums of a zip archive: torch.load itself does not."""
+    if not zipfile.is_zipfile(path):
+        return  # The format before PyTorch 1.6, which has none.
+    with zipfile.ZipFile(path) as archive:
+        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
+            raise ValueError("a compressed archive, which PyTorch does not write")
+        damaged = archive.testzip()
+    if damaged:
+        raise ValueError(f"checksum of {damaged} is wrong")
+
+
+def _check_weights(content: Mapping[str, Any], path: Path) -> Weights:
+    weights = {_bare(name): value for name, value in content.items()}
+    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise UserError(f"{path} holds {_names(content)}, expected the weights of a network")
+    return weights
+
+
+def _bare(name: object) -> str:
+    """The name of a weight in the plain network."""
+    text = str(name)
+    while text.startswith(PREFIXES):
+        text = text.partition(".")[2]
+    return text
+
+
+def _read_sidecar(path: Path, weights: Weights) -> dict[str, Any]:
+    beside = sidecar(path)
+    if not beside.is_file():
+        return {}
+    try:
+        record = json.loads(beside.read_text(encoding="utf-8"))
+        expected = record["weights_sha256"]
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{beside} is no record of a model ({error}); remove or mend it") from None
+    if expected != hash_weights(weights):
+        raise UserError(f"{beside} describes other weights than those in {path}; remove or mend it")
+    return dict(record)
+
+
+def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
+    lacking = sorted(expected.keys() - found.keys())
+    extra = sorted(found.keys() - expected.keys())
+    other = sorted(n for n in found.keys() & expected.keys() if found[n] != expected[n])
+    parts = [f"lacks {_some(lacking)}"] if lacking else []
+    parts += [f"has {_some(extra)} besides"] if extra else []
+    parts += [f"{n} is {found[n]}, expected {expected[n]}" for n in other[:1]]
+    return f"it has {len(found)} weights, expected {len(expected)}; it " + "; ".join(parts)
+
+
+def _some(names: list[str]) -> str:
+    more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+    return ", ".join(names[:SHOWN]) + more
+
+
+def _names(content: Mapping[Any, Any]) -> str:
+    return _some([repr(name)[:80] for name in content]) or "nothing"

@@ -1,0 +1,124 @@
+"""Writes what a training run leaves behind: checkpoints, log, curve, best and final model."""
+
+import shutil
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from recon.files import partial_name, publish
+from recon.training.checkpoint import save_final, save_torch
+from recon.training.logs import as_columns, write_log
+from recon.training.resume import LAST, epoch_name
+from recon.training.runtime import unwrap
+from recon.training.state import RunState, get_random_state, set_random_state
+from recon.training.trainer import Trainer
+
+__all__ = ["Keeper", "restore"]
+
+
+@dataclass
+class Keeper:
+    """Keeps a run on disk.
+
+    Args:
+        folder: For checkpoints and models.
+        loss_file: Csv of every epoch; the curve lies beside it as png.
+        interval: Epochs between checkpoints that are kept.
+        tag: Of the objective, in the names of models: "MSE".
+        provenance: What to record with every model.
+        draw: From the columns of the log to a picture of them.
+    """
+
+    folder: Path
+    loss_file: Path
+    interval: int
+    tag: str
+    provenance: Mapping[str, Any]
+    draw: Callable[[Mapping[str, Sequence[float]], Path], None]
+
+    @property
+    def curve(self) -> Path:
+        """The picture of the log."""
+        return self.loss_file.with_suffix(".png")
+
+    def keep(self, trainer: Trainer) -> None:
+        """Write the newest checkpoint and the log; and, where they are due, the kept ones."""
+        state = trainer.state
+        last = self.folder / LAST
+        save_torch(last, self._content(trainer))
+        if state.step > 0 or not state.history:
+            return  # In the middle of an epoch.
+        write_log(self.loss_file, state.history)
+        if state.epoch % self.interval == 0:
+            _link(last, self.folder / epoch_name(state.epoch))
+            self.draw(as_columns(state.history), self.curve)
+        if state.best_epoch == state.epoch:
+            self._save_model(trainer, "Best", state.best_epoch)
+
+    def finish(self, trainer: Trainer) -> Path:
+        """Write the log, the curve and the final model; return the model's path."""
+        write_log(self.loss_file, trainer.state.history)
+        self.draw(as_columns(trainer.state.history), self.curve)
+        return self._save_model(trainer, "Final", trainer.state.epoch)
+
+    def _save_model(self, trainer: Trainer, kind: str, epoch: int) -> Path:
+        path = self.folder / f"{kind}_Model_AE_{self.tag}.pth"
+        save_final(path, _weights(trainer), {**self.provenance, "results": _results(trainer.state)})
+        return path
+
+    def _content(self, trainer: Trainer) -> dict[str, Any]:
+        state = trainer.state
+        return {
+            "epoch": state.epoch,
+            "model_state_dict": _weights(trainer),
+            "optimizer_state_dict": trainer.optimizer.state_dict(),
+            "loss": state.history[-1].loss if state.history else None,
+            "provenance": dict(self.provenance),
+            "run": {
+                "state": state.to_record(),
+                "scaler": trainer.scaler.state_dict(),
+                "random": get_random_state(),
+            },
+        }
+
+
+def restore(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
+    """Put a trainer where the checkpoint's run stood. Weights are loaded by the caller."""
+    trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+    trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
+    trainer.state = RunState.from_record(checkpoint["run"]["state"])
+    set_random_state(checkpoint["run"]["random"])
+
+
+def _weights(trainer: Trainer) -> dict[str, Tensor]:
+    """Weights of the plain network, in the layout that every program expects."""
+    return {
+        name: value.detach().to("cpu", memory_format=torch.contiguous_format)
+        for name, value in unwrap(trainer.model).state_dict().items()
+    }
+
+
+def _results(state: RunState) -> dict[str, Any]:
+    last = state.history[-1]._asdict()
+    return {
+        "epochs": state.epoch,
+        "best_epoch": state.best_epoch,
+        "seconds": round(sum(row.seconds for row in state.history), 1),
+        "unreadable": len(state.unreadable),
+        "last_epoch": {name: value for name, value in last.items() if value == value},
+    }
+
+
+def _link(source: Path, target: Path) -> None:
+    """A second name for a file that will be replaced, never changed; a copy where links fail."""
+    partial = partial_name(target)
+    partial.unlink(missing_ok=True)
+    try:
+        partial.hardlink_to(source)
+    except OSError:
+        shutil.copyfile(source, partial)
+    publish(target)

@@ -1,0 +1,57 @@
+"""The log of a training run: one row per epoch."""
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple
+
+from recon.files import replacing
+
+__all__ = ["COLUMNS", "EpochRow", "announce", "as_columns", "write_log"]
+
+
+class EpochRow(NamedTuple):
+    """What one epoch gave. NaN where there is no validation."""
+
+    epoch: int  # from 1
+    loss: float  # mean over images
+    validation_loss: float
+    validation_psnr: float  # dB
+    validation_ssim: float
+    learning_rate: float  # of the last step
+    seconds: float
+    images_per_second: float
+
+
+COLUMNS = (
+    "Epoch", "Loss", "Validation Loss", "Validation PSNR", "Validation SSIM",
+    "Learning Rate", "Seconds", "Images/s",
+)  # fmt: skip
+
+
+def write_log(path: Path, history: Sequence[EpochRow]) -> None:
+    """Write the whole log as csv, atomically; a missing value is an empty field."""
+    with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
+        writer = csv.writer(file)
+        writer.writerow(COLUMNS)
+        writer.writerows([_spell(value) for value in row] for row in history)
+
+
+def _spell(value: float) -> str:
+    return "" if value != value else repr(value)
+
+
+def as_columns(history: Sequence[EpochRow]) -> dict[str, list[float]]:
+    """The log by column."""
+    return {name: [float(row[i]) for row in history] for i, name in enumerate(COLUMNS)}
+
+
+def announce(row: EpochRow, epochs: int) -> str:
+    """The line of an epoch on the console."""
+    line = f"Epoch {row.epoch}/{epochs}, Average Loss: {row.loss:.4f}"
+    if row.validation_loss == row.validation_loss:
+        line += (
+            f", Validation Loss: {row.validation_loss:.4f}, PSNR: {row.validation_psnr:.2f} dB, "
+            f"SSIM: {row.validation_ssim:.4f}"
+        )
+    return f"{line}, {row.images_per_second:.1f} images/s"

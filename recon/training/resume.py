@@ -1,0 +1,76 @@
+"""Find the checkpoint to go on from, and refuse to go on with other settings."""
+
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from recon.errors import UserError
+from recon.training.checkpoint import read_checkpoint
+
+__all__ = ["LAST", "epoch_name", "find_checkpoint", "refuse_changes"]
+
+logger = logging.getLogger("recon")
+
+LAST = "Last_Model_AE.pth"
+
+# What decides the weights bit by bit, and so must stay as it was. All else (devices, workers,
+# paths, intervals, the number of epochs) may change.
+FIXED = (
+    "tile_size", "batch_size_train", "color_mode", "intensity_range", "input_normalization",
+    "validation_fraction", "validation_group", "architecture", "optimizer", "learning_rate",
+    "weight_decay", "schedule", "warmup_fraction", "gradient_clip", "seed", "precision",
+)  # fmt: skip
+FIXED_PREFIXES = ("augment", "crop_size", "loss_weights_")
+
+
+def epoch_name(epoch: int) -> str:
+    """Name of the checkpoint that is kept after an epoch."""
+    return f"Model_AE_epoch_{epoch:03d}.pth"
+
+
+def find_checkpoint(resume: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
+    """Read the checkpoint that the setting asks for.
+
+    Args:
+        resume: "" for none, "auto" for the newest intact one in the folder, or a path.
+        folder: Of the run's checkpoints.
+
+    Returns:
+        Its path and content, or None to start anew.
+
+    Raises:
+        UserError: If a path is given and cannot be resumed.
+    """
+    if not resume:
+        return None
+    if resume != "auto":
+        return Path(resume), read_checkpoint(Path(resume))
+    kept = sorted(folder.glob("Model_AE_epoch_*.pth"), key=lambda p: (len(p.name), p.name))
+    for path in (folder / LAST, *reversed(kept)):
+        if path.is_file():
+            try:
+                return path, read_checkpoint(path)
+            except UserError as error:
+                logger.warning("Passed over: %s", error)
+    logger.info("Nothing to resume in %s: starting anew", folder)
+    return None
+
+
+def refuse_changes(saved: Mapping[str, Any], current: Mapping[str, Any], path: Path) -> None:
+    """Compare the settings of a checkpoint with those of this run.
+
+    Raises:
+        UserError: Naming the settings that may not change within a run and have.
+    """
+    names = [n for n in current if n in FIXED or n.startswith(FIXED_PREFIXES)]
+    changed = [
+        f"{name} was {saved[name]!r}, now {current[name]!r}"
+        for name in names
+        if name in saved and saved[name] != current[name]
+    ]
+    if changed:
+        raise UserError(
+            f"{path} cannot be resumed with other settings: {'; '.join(changed)}; "
+            f"set them back, or start anew with resume = ''"
+        )

@@ -1,0 +1,280 @@
+"""The training loop.
+
+Batches come as uint8 or float images, (N, C, H, W). On the device they become float32 in [0, 1],
+are augmented, and then are both what the objective compares with and, normalised, what the
+network is fed.
+"""
+
+import logging
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from tqdm import tqdm
+
+from recon.data.loaders import Batch, Batches, to_unit_range
+from recon.errors import InterruptedRunError, UserError
+from recon.models.output import reconstruct
+from recon.objectives.losses import Objective
+from recon.objectives.metrics import image_metrics
+from recon.training.interruption import Watch, watch_signals
+from recon.training.logs import EpochRow, announce
+from recon.training.runtime import Runtime
+from recon.training.schedule import learning_rate
+from recon.training.state import RunState
+
+__all__ = ["Plan", "Split", "Trainer"]
+
+logger = logging.getLogger("recon")
+
+GPU_CHECK_INTERVAL = 20  # steps between looks at the loss, each of which waits for the GPU
+
+
+class Plan(NamedTuple):
+    """How to minimise."""
+
+    epochs: int
+    peak_learning_rate: float
+    schedule: str
+    warmup_fraction: float
+    gradient_clip: float  # 0: none
+    seed: int
+    stop_at_unreadable: bool
+
+
+class Split(NamedTuple):
+    """One side of the data."""
+
+    loader: DataLoader[Batch]
+    batches: Batches
+    path_of: Callable[[int], str]
+
+
+@dataclass
+class Trainer:
+    """Trains a network.
+
+    Args:
+        model: The network, placed and spread over its devices.
+        objective: (N,) losses from reconstructions and targets.
+        optimizer: Over the network's weights.
+        runtime: Device and precision.
+        plan: How to minimise.
+        train: Images to learn from.
+        validation: Images never trained on, or None.
+        prepare: From images in [0, 1] to the network's input.
+        augment: From images in [0, 1] and a seed to changed images in [0, 1].
+    """
+
+    model: nn.Module
+    objective: Objective
+    optimizer: torch.optim.Optimizer
+    runtime: Runtime
+    plan: Plan
+    train: Split
+    validation: Split | None
+    prepare: Callable[[Tensor], Tensor]
+    augment: Callable[[Tensor, int], Tensor]
+    state: RunState = field(default_factory=RunState)
+
+    def __post_init__(self) -> None:
+        self.scaler = self.runtime.scaler()
+
+    def fit(self, save: Callable[["Trainer"], None]) -> None:
+        """Train until the planned epochs are done.
+
+        Args:
+            save: Called after each epoch, and in the middle of one when the run is interrupted.
+
+        Raises:
+            UserError: If the loss is not finite, or an image is unreadable and the plan says stop.
+            InterruptedRunError: If a signal ended the run; it has been saved.
+        """
+        with watch_signals() as watch:
+            while self.state.epoch < self.plan.epochs:
+                self._train_epoch(watch)
+                if watch.signum is None:
+                    self._close_epoch()
+                save(self)
+                if watch.signum is not None:
+                    raise InterruptedRunError(watch.signum)
+
+    # One epoch
+
+    def _train_epoch(self, watch: Watch) -> None:
+        self.model.train()
+        batches = self.train.batches
+        batches.epoch, batches.start = self.state.epoch, self.state.step
+        title = f"Epoch {self.state.epoch + 1}/{self.plan.epochs}"
+        meter = _Meter(self.state, self.runtime.device, title, batches.batches)
+        for batch in self.train.loader:
+            self._note_unreadable(batch, self.train)
+            if len(batch.indices):
+                meter.add(self._step(batch.images))
+            meter.advance()
+            if watch.signum is not None:
+                break
+        meter.close()
+        if self.state.images == 0 and watch.signum is None:
+            raise UserError(f"none of the {batches.count} training images can be read")
+
+    def _step(self, images: Tensor) -> Tensor:
+        """One step of the optimiser; returns the losses, (N,)."""
+        target = self._augmented(to_unit_range(self.runtime.send(images)))
+        self._set_learning_rate()
+        self.optimizer.zero_grad(set_to_none=True)
+        losses = self._losses(target)[1]
+        self.scaler.scale(losses.mean()).backward()  # type: ignore[no-untyped-call]
+        if self.plan.gradient_clip > 0:
+            self.scaler.unscale_(self.optimizer)
+            nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.gradient_clip)
+        self.scaler.step(self.optimizer)
+        self.scaler.update()
+        return losses.detach()
+
+    def _losses(self, target: Tensor) -> tuple[Tensor, Tensor]:
+        """Reconstructions, (N, C, H, W), and their losses, (N,)."""
+        prepared = self.prepare(target).contiguous(memory_format=torch.channels_last)
+        with self.runtime.autocast():
+            output = reconstruct(self.model, prepared)
+        losses = self.objective(output.reconstruction, target) + output.penalty
+        return output.reconstruction, losses
+
+    def _augmented(self, images: Tensor) -> Tensor:
+        # Drawn from the place in the run alone: a resumed run draws the same.
+        place = np.random.SeedSequence((self.plan.seed, self.state.epoch, self.state.step))
+        return self.augment(images, int(place.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+
+    def _set_learning_rate(self) -> None:
+        steps = self.train.batches.batches
+        rate = learning_rate(
+            self.state.epoch * steps + self.state.step,
+            self.plan.epochs * steps,
+            peak=self.plan.peak_learning_rate,
+            schedule=self.plan.schedule,
+            warmup_fraction=self.plan.warmup_fraction,
+        )
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+
+    # Between epochs
+
+    def _close_epoch(self) -> None:
+        state = self.state
+        validation = self._validate()
+        row = EpochRow(
+            state.epoch + 1,
+            state.loss_sum / state.images,
+            *validation,
+            float(self.optimizer.param_groups[0]["lr"]),
+            state.seconds,
+            state.images / max(state.seconds, 1e-9),
+        )
+        judged = row.loss if self.validation is None else row.validation_loss
+        if not (math.isfinite(judged) and self._weights_are_finite()):
+            raise _not_finite(state.epoch + 1, state.step)
+        state.history.append(row)
+        if judged < state.best_loss:
+            state.best_loss, state.best_epoch = judged, row.epoch
+        state.epoch += 1
+        state.begin_epoch()
+        logger.info(announce(row, self.plan.epochs))
+
+    @torch.no_grad()
+    def _validate(self) -> tuple[float, float, float]:
+        """Mean loss, PSNR in dB and SSIM over the validation images; NaN without any."""
+        if self.validation is None:
+            return math.nan, math.nan, math.nan
+        self.model.eval()
+        columns: list[Tensor] = []
+        for batch in self.validation.loader:
+            self._note_unreadable(batch, self.validation)
+            if len(batch.indices):
+                target = to_unit_range(self.runtime.send(batch.images))
+                reconstruction, losses = self._losses(target)
+                metrics = image_metrics(reconstruction, target)
+                columns.append(torch.stack([losses.double(), metrics.psnr, metrics.ssim.double()]))
+        if not columns:
+            raise UserError("none of the validation images can be read")
+        values = torch.cat(columns, dim=1)
+        values[1, torch.isinf(values[1])] = math.nan  # An identical image has no PSNR.
+        loss, psnr, similarity = values.nanmean(dim=1).tolist()
+        return loss, psnr, similarity
+
+    def _note_unreadable(self, batch: Batch, split: Split) -> None:
+        for failure in batch.failures:
+            path = split.path_of(failure.image)
+            if self.plan.stop_at_unreadable:
+                raise UserError(f"unreadable image: {failure.reason}")
+            if path not in self.state.unreadable:
+                logger.warning("Skipped: %s", failure.reason)
+            self.state.unreadable[path] = failure.reason
+
+    def _weights_are_finite(self) -> bool:
+        finite = [weight.isfinite().all() for weight in self.model.parameters()]
+        return bool(torch.stack(finite).all())
+
+
+class _Meter:
+    """Adds up the losses of an epoch and shows them, waiting for a GPU only now and then."""
+
+    def __init__(self, state: RunState, device: torch.device, title: str, steps: int) -> None:
+        self.state = state
+        self.interval = 1 if device.type == "cpu" else GPU_CHECK_INTERVAL
+        self.pending: list[tuple[int, Tensor]] = []  # number of the step from 1, losses (N,)
+        self.started = time.perf_counter()
+        self.before = state.images
+        self.bar = tqdm(
+            total=steps, initial=state.step, desc=title, unit="step", leave=False, disable=None
+        )
+
+    def add(self, losses: Tensor) -> None:
+        """Take the losses of a step into account."""
+        self.pending.append((self.state.step + 1, losses))
+
+    def advance(self) -> None:
+        """Count a step, and now and then look at the losses."""
+        self.state.step += 1
+        self.bar.update()
+        if len(self.pending) >= self.interval:
+            self._collect()
+            self._refresh()
+
+    def close(self) -> None:
+        """Look at the remaining losses and stop the clock."""
+        self.bar.close()
+        self._collect()
+        self.state.seconds += time.perf_counter() - self.started
+
+    def _collect(self) -> None:
+        if not self.pending:
+            return
+        sums = torch.stack([losses.sum() for _, losses in self.pending]).tolist()
+        for (number, losses), total in zip(self.pending, sums, strict=True):
+            if not math.isfinite(total):
+                self.bar.close()
+                raise _not_finite(self.state.epoch + 1, number)
+            self.state.loss_sum += total
+            self.state.images += len(losses)
+        self.pending.clear()
+
+    def _refresh(self) -> None:
+        if self.state.images:
+            rate = (self.state.images - self.before) / (time.perf_counter() - self.started)
+            self.bar.set_postfix_str(
+                f"loss {self.state.loss_sum / self.state.images:.4f}, {rate:.1f} images/s",
+                refresh=False,
+            )
+
+
+def _not_finite(epoch: int, step: int) -> UserError:
+    return UserError(
+        f"the loss is not finite in epoch {epoch}, step {step}; lower learning_rate or set "
+        f"precision = 'float32'; the last checkpoint is intact"
+    )
