@@ -21,6 +21,8 @@ tile_size = 256  # Images are resized to this many pixels: an edge, or (height, 
 
 num_epochs = 100
 batch_size_train = 16  # Images per step, over all GPUs together
+images_per_epoch = 0  # Images drawn in an epoch; 0: every training image once
+balance_folders = False  # Draw equally often from every folder, however many images it holds
 
 # Checkpoints
 model_saved_location_mse = "checkpoints/MSE"
@@ -52,6 +54,9 @@ reconstruction_metrics_ssim = "reconstructed_images/validation_reconstruction_me
 # ------------------------------------------------------------------
 # Images
 # ------------------------------------------------------------------
+cache = "memory"  # Decoded tiles are kept in "memory", on "disk", or not ("none")
+cache_folder = ".tile_cache"
+cache_limit_gb = 4.0
 color_mode = "rgb"  # "rgb" or "grey"
 intensity_range = None  # (lowest, highest) value of files deeper than 8 bit; None: their own range
 input_normalization = "imagenet"  # What the network is fed: "imagenet" statistics, or "none"
@@ -75,6 +80,8 @@ learning_rate = 1e-3
 weight_decay = 1e-5
 schedule = "cosine"  # "cosine" to zero, or "constant"
 warmup_fraction = 0.05  # Part of the steps in which the learning rate rises
+weight_averaging = 0.999  # Decay of the running average of the weights; 0: no average
+initial_weights = ""  # A model file to start from; "": at random
 gradient_clip = 1.0  # Largest norm of the gradient; 0: no limit
 seed = 0
 resume = ""  # "": start anew; "auto": go on with the newest checkpoint; or a checkpoint's path

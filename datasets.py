@@ -38,15 +38,7 @@ PNG_CHUNKS = (b"IHDR", b"tRNS", b"IDAT", b"IEND")  # what the samples of a 16-bi
 
 TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, SEPARATED, YCBCR, CIELAB = 0, 1, 2, 3, 5, 6, 8
-TIFF_COLOURS = {
-    MIN_IS_WHITE: 1,
-    MIN_IS_BLACK: 1,
-    RGB: 3,
-    PALETTE: 1,
-    SEPARATED: 4,
-    YCBCR: 3,
-    CIELAB: 3,
-}
+COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # colour channels of each photometric kind
 TIFF_JPEG = (6, 7, 34892, 33007)  # compressions whose decoder turns YCbCr into RGB itself
 TIFF_PICTURES = (*TIFF_JPEG, 33003, 33004, 33005, 34712, 34927, 50001)  # sizes of their own
 UNSPECIFIED, PREMULTIPLIED, STRAIGHT = 0, 1, 2  # TIFF 6.0, extra samples
@@ -201,16 +193,19 @@ def read_image(
         with _quiet():
             raw = _decode(Path(path))
             return _arranged(_pixels(raw, intensity_range), raw.orientation, channels)
-    except UnreadableImageError as error:
-        raise UnreadableImageError(_printable(f"{os.fspath(path)}: {error}")) from None
     except ModuleNotFoundError:
         raise
-    except UnidentifiedImageError:
-        reason = f"damaged, or none of {', '.join(PILLOW_FORMATS)} and TIFF"
-        raise UnreadableImageError(_printable(f"{os.fspath(path)}: {reason}")) from None
     except Exception as error:  # decoders raise anything on damaged bytes
-        reason = f"cannot be decoded, {type(error).__name__} {error}".strip()
-        raise UnreadableImageError(_printable(f"{os.fspath(path)}: {reason}")) from error
+        line = _printable(f"{os.fspath(path)}: {_reason(error)}")
+        raise UnreadableImageError(line) from error
+
+
+def _reason(error: Exception) -> str:
+    if isinstance(error, UnreadableImageError):
+        return str(error)
+    if isinstance(error, UnidentifiedImageError):
+        return f"damaged, or none of {', '.join(PILLOW_FORMATS)} and TIFF"
+    return f"cannot be decoded, {type(error).__name__} {error}".strip()
 
 
 def _check_options(channels: int, intensity_range: tuple[float, float] | None) -> None:
@@ -225,9 +220,8 @@ def _check_options(channels: int, intensity_range: tuple[float, float] | None) -
 
 def _printable(text: str | os.PathLike[str]) -> str:
     """Escape what would break the line or the screen."""
-    characters = os.fspath(text)
     return "".join(
-        c if c.isprintable() else c.encode("unicode_escape").decode() for c in characters
+        c if c.isprintable() else c.encode("unicode_escape").decode() for c in os.fspath(text)
     )
 
 
@@ -274,8 +268,8 @@ def _decode_other(data: bytes) -> _Raw:
         orientation = image.getexif().get(ORIENTATION, 1)
         is_deep = image.format == "PNG" and data[24] == 16  # Pillow would drop the lower 8 bits
         samples = _decode_deep_png(data) if is_deep else _eight_bit(image)
-    photometric = RGB if samples.shape[-1] > 2 else MIN_IS_BLACK
-    return _Raw(samples, 16 if is_deep else 8, photometric, orientation)
+    is_grey = samples.shape[-1] < 3
+    return _Raw(samples, 16 if is_deep else 8, MIN_IS_BLACK if is_grey else RGB, orientation)
 
 
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
@@ -293,7 +287,7 @@ def _decode_deep_png(data: bytes) -> NDArray[np.uint16]:
     """Return (H, W, S) of a 16-bit PNG, transparency by colour turned into alpha."""
     import imagecodecs
 
-    with Image.open(BytesIO(data)) as image:
+    with Image.open(BytesIO(data), formats=("PNG",)) as image:
         image.verify()  # the checksums, about which libpng would print
     kept, place = [data[:8]], 8
     while place < len(data):
@@ -325,7 +319,10 @@ def _decode_tiff(stream: BinaryIO) -> _Raw:
 
 def _check_tiff(page: Any, stream: BinaryIO, file_size: int) -> None:
     """Refuse, before memory is taken, what cannot be read right."""
-    colours = TIFF_COLOURS.get(page.photometric)
+    sizes = (page.imagewidth, page.imagelength, page.tilewidth, page.tilelength)
+    if not all(isinstance(size, int) for size in (*sizes, page.samplesperpixel, page.rowsperstrip)):
+        raise UnreadableImageError("damaged, a size in the header is no number")
+    colours = COLOURS.get(page.photometric)
     if colours is None or page.imagedepth != 1:
         raise UnreadableImageError(f"TIFF of kind {page.photometric!r} is not supported")
     extra = page.samplesperpixel - colours
@@ -333,31 +330,27 @@ def _check_tiff(page: Any, stream: BinaryIO, file_size: int) -> None:
         raise UnreadableImageError(
             f"{page.samplesperpixel} channels; give grey or RGB, with or without alpha"
         )
-    _check_size(page.imagewidth, page.imagelength)
+    area, tile_area = math.prod(sizes[:2]), math.prod(sizes[2:])
+    if not 0 < area <= MAX_PIXELS or tile_area > MAX_PIXELS:
+        raise UnreadableImageError(
+            f"{sizes[0]} x {sizes[1]} pixels, at most {MAX_PIXELS} are read; cut it into tiles"
+        )
     places = list(zip(page.dataoffsets, page.databytecounts, strict=True))
     is_whole = all(offset and 0 < count <= file_size - offset for offset, count in places)
     if not is_whole or len(places) < (1 if page.is_contiguous else math.prod(page.chunked)):
         raise UnreadableImageError("cut short, pixel data is missing")
-    most = max(page.imagewidth * page.imagelength, page.tilewidth * page.tilelength)
-    _check_size(most, 1)
     for offset, count in places if page.compression in TIFF_PICTURES else ():
         stream.seek(offset)
-        with Image.open(
-            BytesIO(stream.read(count)), formats=("JPEG", "JPEG2000", "WEBP")
-        ) as picture:
-            if picture.width * picture.height > most:
+        data = BytesIO(stream.read(count))
+        with Image.open(data, formats=("JPEG", "JPEG2000", "WEBP")) as picture:
+            if picture.width * picture.height > max(area, tile_area):
                 raise UnreadableImageError("damaged, a part claims to be larger than the whole")
-
-
-def _check_size(width: int, height: int) -> None:
-    if not 0 < width * height <= MAX_PIXELS:
-        raise UnreadableImageError(f"{width} x {height} pixels, at most {MAX_PIXELS} are read")
 
 
 def _pixels(raw: _Raw, window: tuple[float, float] | None) -> NDArray[Any]:
     """Return grey (H, W, 1) or RGB (H, W, 3) on white, uint8 or float32 in [0, 1]."""
     colour = _colour(raw, window)
-    alpha_samples = raw.samples[..., TIFF_COLOURS[raw.photometric] :]
+    alpha_samples = raw.samples[..., COLOURS[raw.photometric] :]
     if not alpha_samples.size or raw.alpha == UNSPECIFIED:
         return colour
     alpha = _intensities(alpha_samples, raw.bits, None)
@@ -369,7 +362,7 @@ def _pixels(raw: _Raw, window: tuple[float, float] | None) -> NDArray[Any]:
 
 def _colour(raw: _Raw, window: tuple[float, float] | None) -> NDArray[Any]:
     """Return the colour channels as grey (H, W, 1) or RGB (H, W, 3)."""
-    samples = raw.samples[..., : TIFF_COLOURS[raw.photometric]]
+    samples = raw.samples[..., : COLOURS[raw.photometric]]
     if raw.photometric == PALETTE:
         if raw.colormap is None or raw.bits > 8:
             raise UnreadableImageError(f"a palette of {raw.bits} bits is not supported")
@@ -437,9 +430,9 @@ def _inverted(values: NDArray[Any]) -> NDArray[Any]:
 
 def _product(one: NDArray[Any], other: NDArray[Any]) -> NDArray[Any]:
     """Multiply, white being 1; uint8 is rounded to the nearest."""
+    product: NDArray[Any] = one.astype(np.uint16) * other if one.dtype == np.uint8 else one * other
     if one.dtype == np.uint8:
-        return ((one.astype(np.uint16) * other + 127) // 255).astype(np.uint8)
-    product: NDArray[Any] = one * other
+        product = ((product + 127) // 255).astype(np.uint8)
     return product
 
 
@@ -457,7 +450,9 @@ def _luma(pixels: NDArray[Any]) -> NDArray[Any]:
     """Return the luma (H, W, 1) of RGB (H, W, 3), by ITU-R BT.601."""
     if pixels.dtype == np.uint8:
         return np.asarray(Image.fromarray(pixels).convert("L"))[..., None]
-    return pixels @ np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+    weights = np.array([[0.299], [0.587], [0.114]], dtype=np.float32)
+    luma: NDArray[Any] = (pixels @ weights).clip(0, 1)
+    return luma
 
 
 class ImageFolderDataset(Dataset[Tensor]):

@@ -26,10 +26,10 @@ def select_gpus(gpus: str) -> None:
     Raises:
         UserError: If CUDA is awake already with another choice.
     """
-    if gpus == ALL or _visible() == gpus:
+    if gpus == ALL:
         return
     torch = sys.modules.get("torch")
-    if torch is not None and torch.cuda.is_initialized():
+    if _visible() != gpus and torch is not None and torch.cuda.is_initialized():
         raise UserError(
             f"GPUs = {gpus!r} cannot be chosen any more: CUDA is already in use by this process "
             f"with CUDA_VISIBLE_DEVICES={_visible()!r}; restart it, or choose before using a GPU"

@@ -26,15 +26,14 @@ def describe_run() -> dict[str, Any]:
 
 
 def fingerprint(paths: Sequence[str], folder: str) -> str:
-    """SHA-256 over the relative path and size in bytes of every file, in their order."""
+    """SHA-256 over path below the folder and size in bytes of every file, in their order."""
     digest = hashlib.sha256()
     for path in paths:
-        name = os.fsencode(os.path.relpath(path, folder))
         try:
-            size = Path(path).stat().st_size
+            size = Path(folder, path).stat().st_size
         except OSError:
             size = -1  # Listed a moment ago, gone now.
-        digest.update(name + b"\0" + str(size).encode() + b"\0")
+        digest.update(os.fsencode(path) + b"\0" + str(size).encode() + b"\0")
     return digest.hexdigest()
 
 

@@ -1,269 +1,33 @@
 """The settings of a run: typed, validated, frozen. Imports no torch.
 
-Order of precedence: the defaults below, `Config.py`, `--config FILE` (repeatable, later wins),
-flags of the same spelling. Each section class is a heading of `--help` and of the README's table.
+Order of precedence: the defaults of `recon.sections`, `Config.py`, `--config FILE` (repeatable,
+later wins), flags of the same spelling.
 """
 
-import re
 from collections.abc import Mapping
 from pathlib import Path
 from types import ModuleType
-from typing import Annotated, Any, ClassVar, Literal
+from typing import Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import ValidationInfo, field_validator
 
+from recon.sections import (
+    MIN_EDGE,
+    SECTIONS,
+    Arithmetic,
+    Augmentation,
+    Evaluation,
+    Images,
+    Optimisation,
+    Range,
+    Size,
+    System,
+    Training,
+    Validation,
+)
 from recon.sources import Source, merge, read_flags, read_module, read_settings_file
 
 __all__ = ["SECTIONS", "Settings", "Size", "load"]
-
-# A list is as good as a tuple, and what JSON gives back.
-Size = int | Annotated[tuple[int, int], Field(strict=False)]
-Range = Annotated[tuple[float, float], Field(strict=False)]
-
-MIN_EDGE = 11  # pixels: the window of SSIM
-
-
-class Section(BaseModel):
-    """What all sections share: strict types, no unknown names, nothing changes after loading."""
-
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
-    title: ClassVar[str]
-
-
-class System(Section):
-    """Devices and processes."""
-
-    title = "System"
-    GPUs: str = Field(
-        "0",
-        description='GPU numbers as nvidia-smi lists them: "0" or "0,1" (several: DataParallel); '
-        '"" is the CPU; "all" is whatever CUDA_VISIBLE_DEVICES shows already',
-    )
-    num_workers: int = Field(2, ge=0, description="processes that read images; 0: none besides")
-
-    @field_validator("GPUs")
-    @classmethod
-    def _numbers(cls, value: str) -> str:
-        if not re.fullmatch(r"(all|\d+(,\d+)*)?", value):
-            raise ValueError('must be numbers such as "0" or "0,1", "" for the CPU, or "all"')
-        return value
-
-
-class Training(Section):
-    """What is trained on, for how long, and where it is written."""
-
-    title = "Training"
-    folder_path_train: str = Field(
-        "input_images/train",
-        min_length=1,
-        description="every image below this folder is trained on, however deep",
-    )
-    tile_size: Size = Field(
-        256,
-        description="pixels: images are resized to this edge, or to (height, width)",
-    )
-    num_epochs: int = Field(100, ge=1, description="epochs")
-    batch_size_train: int = Field(16, ge=1, description="images per step, over all GPUs together")
-    model_saved_location_mse: str = Field(
-        "checkpoints/MSE", min_length=1, description="folder for the checkpoints of the MSE loss"
-    )
-    model_saved_location_ssim: str = Field(
-        "checkpoints/SSIM", min_length=1, description="folder for the checkpoints of the SSIM loss"
-    )
-    save_interval: int = Field(5, ge=1, description="epochs between the checkpoints that are kept")
-    training_loss_file_mse: str = Field(
-        "training_loss_mse.csv", min_length=1, description="csv of every epoch, MSE loss"
-    )
-    training_loss_file_ssim: str = Field(
-        "training_loss_ssim.csv", min_length=1, description="csv of every epoch, SSIM loss"
-    )
-
-
-class Evaluation(Section):
-    """What is evaluated, on which images, and where the results go."""
-
-    title = "Evaluation"
-    folder_path_test: str = Field(
-        "input_images/test", min_length=1, description="every image below this folder is evaluated"
-    )
-    batch_size_test: int = Field(32, ge=1, description="images per step")
-    model_path_mse: str = Field(
-        "sample_models/model_auto_encoder_reconstruction_mse.pth",
-        min_length=1,
-        description="final model or checkpoint that Evaluation_MSE.py loads",
-    )
-    model_path_ssim: str = Field(
-        "sample_models/model_auto_encoder_reconstruction_ssim.pth",
-        min_length=1,
-        description="final model or checkpoint that Evaluation_SSIM.py loads",
-    )
-    recon_output_mse: str = Field(
-        "reconstructed_images/MSE/", min_length=1, description="folder for side-by-side pictures"
-    )
-    recon_output_ssim: str = Field(
-        "reconstructed_images/SSIM/", min_length=1, description="folder for side-by-side pictures"
-    )
-    reconstruction_metrics_mse: str = Field(
-        "reconstructed_images/validation_reconstruction_metrics_mse.xlsx",
-        description="workbook; the same rows are written beside it as csv",
-    )
-    reconstruction_metrics_ssim: str = Field(
-        "reconstructed_images/validation_reconstruction_metrics_ssim.xlsx",
-        description="workbook; the same rows are written beside it as csv",
-    )
-
-    @field_validator("reconstruction_metrics_mse", "reconstruction_metrics_ssim")
-    @classmethod
-    def _is_workbook(cls, value: str) -> str:
-        if not value.lower().endswith(".xlsx"):
-            raise ValueError("must end in .xlsx")
-        return value
-
-
-class Images(Section):
-    """How image files become what the network is fed."""
-
-    title = "Images"
-    color_mode: Literal["rgb", "grey"] = Field("rgb", description="three channels or one")
-    intensity_range: Range | None = Field(
-        None,
-        description="(lowest, highest) value that files deeper than 8 bit map to 0 and 1; "
-        "None: 16-bit files by 65535, float files within 0..1 as they are, others refused",
-    )
-    input_normalization: Literal["imagenet", "none"] = Field(
-        "imagenet",
-        description="of the network's input alone, stored with the weights; targets, losses and "
-        "metrics stay in 0..1",
-    )
-    unreadable_images: Literal["skip", "stop"] = Field(
-        "skip", description="skip them, counted and listed at the end, or stop the run"
-    )
-
-
-class Validation(Section):
-    """Images that are never trained on and choose the best checkpoint."""
-
-    title = "Validation"
-    folder_path_validation: str = Field(
-        "", description='folder of validation images; "": split them off the training folder'
-    )
-    validation_fraction: float = Field(
-        0.1, ge=0, lt=1, description="part of the training images to split off; 0: none"
-    )
-    validation_group: str = Field(
-        "folder",
-        min_length=1,
-        description='what the split keeps together: "folder", "image" (neighbouring tiles leak '
-        "from one side to the other), or a regular expression on the path whose first group, "
-        "or whole match, names the slide or patient",
-    )
-
-    @field_validator("validation_group")
-    @classmethod
-    def _compiles(cls, value: str) -> str:
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"must be a valid regular expression ({error})") from None
-        return value
-
-
-class Optimisation(Section):
-    """The network, its objective and how it is minimised."""
-
-    title = "Network and optimisation"
-    architecture: str = Field("auto_encoder", description="network, by its name in the registry")
-    loss_weights_mse: dict[str, float] = Field(
-        {"mse": 1.0}, description="terms of the MSE objective and their weights"
-    )
-    loss_weights_ssim: dict[str, float] = Field(
-        {"ssim": 1.0},
-        description="terms of the SSIM objective and their weights, "
-        "such as {'ssim': 0.85, 'l1': 0.15}",
-    )
-    optimizer: Literal["adam", "adamw"] = Field(
-        "adamw", description="adamw decays weights apart from the gradient"
-    )
-    learning_rate: float = Field(1e-3, gt=0, description="peak, per step")
-    weight_decay: float = Field(1e-5, ge=0, description="per step")
-    schedule: Literal["cosine", "constant"] = Field(
-        "cosine", description="learning rate after the warm-up: cosine to zero, or constant"
-    )
-    warmup_fraction: float = Field(
-        0.05, ge=0, lt=1, description="part of all steps in which the learning rate rises from 0"
-    )
-    gradient_clip: float = Field(
-        1.0, ge=0, description="largest Euclidean norm of the gradient; 0: no limit"
-    )
-    seed: int = Field(0, ge=0, lt=2**31, description="of weights, order, split and augmentation")
-    resume: str = Field(
-        "",
-        description='"": start anew; "auto": go on with the newest checkpoint in the '
-        "folder of checkpoints; or the path of a checkpoint",
-    )
-
-    @field_validator("loss_weights_mse", "loss_weights_ssim")
-    @classmethod
-    def _weights_count(cls, value: dict[str, float]) -> dict[str, float]:
-        if any(weight < 0 for weight in value.values()) or not sum(value.values()) > 0:
-            raise ValueError("must hold weights of at least 0 whose sum is above 0")
-        return value
-
-
-class Arithmetic(Section):
-    """Precision, compilation and determinism."""
-
-    title = "Arithmetic"
-    precision: Literal["auto", "bfloat16", "float16", "tf32", "float32"] = Field(
-        "auto",
-        description="of the network; auto: bfloat16 where the device computes it natively, else "
-        "float16 on GPUs and float32 on CPUs; losses and metrics are float32 always",
-    )
-    compile_model: bool = Field(
-        False, description="torch.compile: a minute or more at the start, faster steps on GPUs"
-    )
-    deterministic: bool = Field(
-        False, description="the same bits on the same machine, at some cost in speed"
-    )
-
-
-class Augmentation(Section):
-    """Random changes of the training images; what goes in is also what should come out."""
-
-    title = "Augmentation"
-    augmentation: bool = Field(True, description="on or off as a whole")
-    crop_size: Size | None = Field(
-        None,
-        description="pixels: train on random windows of this edge or (height, width); None: whole",
-    )
-    augment_rotation: float = Field(45.0, ge=0, le=180, description="degrees, either way")
-    augment_horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability")
-    augment_vertical_flip: float = Field(0.5, ge=0, le=1, description="probability")
-    augment_affine_rotation: float = Field(10.0, ge=0, le=180, description="degrees, either way")
-    augment_translate: float = Field(0.1, ge=0, le=1, description="part of the edge, either way")
-    augment_scale: Range = Field((0.9, 1.1), description="factor, lowest and highest")
-    augment_shear: float = Field(5.0, ge=0, lt=90, description="degrees, either way")
-    augment_brightness: float = Field(0.2, ge=0, le=1, description="factor 1 - b to 1 + b")
-    augment_contrast: float = Field(0.2, ge=0, le=1, description="factor 1 - c to 1 + c")
-    augment_saturation: float = Field(0.2, ge=0, le=1, description="factor 1 - s to 1 + s")
-    augment_hue: float = Field(0.1, ge=0, le=0.5, description="turns of the colour wheel")
-    augment_blur_kernel: int = Field(5, ge=1, description="pixels, odd")
-    augment_blur_sigma: Range = Field((0.1, 2.0), description="pixels; (0, 0): none")
-    augment_stain: float = Field(
-        0.0, ge=0, le=1, description="strength of the haematoxylin and eosin variation; 0: none"
-    )
-
-    @field_validator("augment_blur_kernel")
-    @classmethod
-    def _odd(cls, value: int) -> int:
-        if value % 2 == 0:
-            raise ValueError("must be odd")
-        return value
-
-
-SECTIONS: tuple[type[Section], ...] = (
-    System, Training, Evaluation, Images, Validation, Optimisation, Arithmetic, Augmentation,
-)  # fmt: skip
 
 
 class Settings(
@@ -286,10 +50,18 @@ class Settings(
             raise ValueError("must be (lowest, highest)")
         return value
 
-    @field_validator("augment_scale")
+    @field_validator("intensity_range")
     @classmethod
-    def _positive(cls, value: Range) -> Range:
-        if value[0] <= 0:
+    def _spans(cls, value: Range | None) -> Range | None:
+        if value is not None and value[0] == value[1]:
+            raise ValueError("must span more than one value")
+        return value
+
+    @field_validator("augment_scale", "augment_blur_sigma")
+    @classmethod
+    def _positive(cls, value: Range, info: ValidationInfo) -> Range:
+        off = value == (0, 0) and info.field_name == "augment_blur_sigma"
+        if value[0] <= 0 and not off:
             raise ValueError("must be above 0")
         return value
 

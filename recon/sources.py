@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, NamedTuple, NoReturn, TypeVar
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -136,7 +136,7 @@ def _refuse_argument(argument: str, names: list[str]) -> NoReturn:
 
 def _parse(text: str, field: FieldInfo) -> Any:
     """Text for a setting that takes text; otherwise the Python literal that it spells."""
-    if field.annotation is str:
+    if field.annotation is str or get_origin(field.annotation) is Literal:
         return text
     spelled = {"true": "True", "false": "False", "none": "None"}.get(text.lower(), text)
     try:
@@ -147,9 +147,12 @@ def _parse(text: str, field: FieldInfo) -> Any:
 
 def as_flags(settings: BaseModel, names: Sequence[str]) -> str:
     """Spell settings as the flags that would give them again, quoted for a shell."""
-    return shlex.join(
-        part for name in names for part in (f"--{name}", str(getattr(settings, name)))
-    )
+    flags: list[str] = []
+    for name in names:
+        value = str(getattr(settings, name))
+        # A value that looks like a flag must be joined to its own.
+        flags += [f"--{name}={value}"] if value.startswith("-") else [f"--{name}", value]
+    return shlex.join(flags)
 
 
 def merge(model: type[Model], sources: Sequence[Source]) -> Model:

@@ -6,7 +6,7 @@ batch and reported, never replaced.
 """
 
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -16,6 +16,9 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
 
 __all__ = ["Batch", "Batches", "Failure", "ImageDataset", "make_loader", "to_unit_range"]
+
+
+Indices = NDArray[np.int64]
 
 
 class ImageDataset(Protocol):
@@ -42,20 +45,24 @@ class Batch(NamedTuple):
 
 
 class Batches(Sampler[list[int]]):
-    """Index batches of one epoch: each index once, in sizes that differ by at most one.
+    """Index batches of one epoch, in sizes that differ by at most one.
 
     Equal sizes leave no last batch of a single image, on which batch normalisation fails, and
-    give every image the same weight. The order depends on nothing but the seed and the epoch.
+    give every image the same weight. What an epoch holds depends on nothing but its number and
+    the arguments.
 
     Args:
         count: Images in the dataset.
         batch_size: Most images in a batch.
-        seed: Of the order; None keeps the order of the dataset.
+        order: Gives the indices of an epoch; None is the order of the dataset.
     """
 
-    def __init__(self, count: int, batch_size: int, *, seed: int | None = None) -> None:
-        self.count, self.seed = count, seed
-        self.batches = max(1, -(-count // batch_size))
+    def __init__(
+        self, count: int, batch_size: int, order: Callable[[int], Indices] | None = None
+    ) -> None:
+        self.count = count
+        self.order = order or (lambda _epoch: np.arange(count))
+        self.batches = max(1, -(-len(self.order(0)) // batch_size))
         self.epoch = 0
         self.start = 0  # batches of the epoch that are done already
 
@@ -63,13 +70,8 @@ class Batches(Sampler[list[int]]):
         return self.batches - self.start
 
     def __iter__(self) -> Iterator[list[int]]:
-        for indices in np.array_split(self._order(), self.batches)[self.start :]:
+        for indices in np.array_split(self.order(self.epoch), self.batches)[self.start :]:
             yield indices.tolist()
-
-    def _order(self) -> NDArray[np.int64]:
-        if self.seed is None:
-            return np.arange(self.count)
-        return np.random.default_rng((self.seed, self.epoch)).permutation(self.count)
 
 
 class _Reader(Dataset[tuple[int, Tensor | str]]):

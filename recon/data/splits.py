@@ -7,7 +7,7 @@ from pathlib import PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["split_by_group"]
+__all__ = ["by_group", "split_by_group"]
 
 Indices = NDArray[np.int64]
 
@@ -31,22 +31,40 @@ def split_by_group(
     Raises:
         ValueError: If the expression does not match a path.
     """
-    keys = np.array([_group_of(path, group) for path in paths])
-    names, member = np.unique(keys, return_inverse=True)
-    order = np.random.default_rng(seed).permutation(len(names))
-    sizes = np.bincount(member, minlength=len(names))
-    held_out = np.isin(member, _choose(sizes, order, fraction * len(paths)))
+    groups = by_group(paths, group)
+    order = np.random.default_rng(seed).permutation(len(groups))
+    sizes = np.array([len(members) for members in groups])
+    chosen = _choose(sizes, order, fraction * len(paths))
+    held_out = np.zeros(len(paths), dtype=bool)
+    for index in chosen:
+        held_out[groups[index]] = True
     return np.flatnonzero(~held_out), np.flatnonzero(held_out)
 
 
+def by_group(paths: Sequence[str], group: str) -> list[Indices]:
+    """The indices of the members of every group, rising, the groups in the order of their names.
+
+    Raises:
+        ValueError: If an expression does not match a path.
+    """
+    members: dict[str, list[int]] = {}
+    for index, path in enumerate(paths):
+        members.setdefault(_group_of(path, group), []).append(index)
+    return [np.array(members[name]) for name in sorted(members)]
+
+
 def _choose(sizes: Indices, order: Indices, target: float) -> list[int]:
-    """The groups, taken in this order, that bring the sum of sizes nearest to the target."""
+    """The groups, taken in this order, that bring the sum of sizes nearest to the target.
+
+    At least one group is chosen and at least one is left.
+    """
     if target == 0 or len(sizes) < 2:
         return []
     chosen: list[int] = []
     total = 0
     for index in order:
-        if abs(total + sizes[index] - target) < abs(total - target):
+        left = len(sizes) - len(chosen)
+        if left > 1 and abs(total + sizes[index] - target) < abs(total - target):
             chosen.append(int(index))
             total += int(sizes[index])
     return chosen or [int(order[np.argmin(sizes[order])])]

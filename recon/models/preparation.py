@@ -39,11 +39,13 @@ class Preparation(NamedTuple):
         try:
             height, width = record["tile_size"]
             span = record["intensity_range"]
+            if record["input_normalization"] not in ("imagenet", "none"):
+                raise ValueError(f"unknown input_normalization {record['input_normalization']!r}")
             return cls(
                 (int(height), int(width)),
                 int(record["channels"]),
                 str(record["input_normalization"]),
                 None if span is None else (float(span[0]), float(span[1])),
             )
-        except (KeyError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError) as error:
             raise ValueError(f"not a record of an input preparation: {error!r}") from None

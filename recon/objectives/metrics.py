@@ -36,7 +36,7 @@ def image_metrics(reconstruction: Tensor, target: Tensor) -> ImageMetrics:
     """
     # Bit for bit the same whatever the batch size: reductions over one image at a time.
     images = reconstruction.detach().double().clamp(0, 1), target.double()
-    structural = ssim(*images)
+    structural = ssim(*images).double()
     difference = (images[0] - images[1]).square()
     mse = difference.flatten(1).mean(1)
     return ImageMetrics(mse, -10 * torch.log10(mse), structural)

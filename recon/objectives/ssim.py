@@ -50,14 +50,14 @@ def ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
 def _ssim_map(x: Tensor, y: Tensor) -> Tensor:
     """SSIM around every pixel of the valid region, (N, C, H - 10, W - 10)."""
     c1, c2 = (K1 * DYNAMIC_RANGE) ** 2, (K2 * DYNAMIC_RANGE) ** 2
-    centre = y.mean(dim=(2, 3), keepdim=True)
-    x, y = x - centre, y - centre
+    centre_x, centre_y = (images.detach().mean((2, 3), keepdim=True) for images in (x, y))
+    x, y = x - centre_x, y - centre_y
     moments = _filter(torch.cat([x, y, x * x, y * y, x * y], dim=1))
     mean_x, mean_y, square_x, square_y, product = moments.chunk(5, dim=1)
     variance_x = square_x - mean_x * mean_x
     variance_y = square_y - mean_y * mean_y
     covariance = product - mean_x * mean_y
-    mean_x, mean_y = mean_x + centre, mean_y + centre
+    mean_x, mean_y = mean_x + centre_x, mean_y + centre_y
     luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
     return luminance * (2 * covariance + c2) / (variance_x + variance_y + c2)
 
@@ -73,7 +73,8 @@ def _filter(maps: Tensor) -> Tensor:
 @lru_cache
 def _window(channels: int) -> Tensor:
     """The Gaussian window for each channel, (C, 1, 1, 11), summing to 1."""
-    module = SSIM(data_range=DYNAMIC_RANGE, win_size=WINDOW, win_sigma=SIGMA, channel=channels)
+    with torch.inference_mode(False):  # The window outlives this call, and training may need it.
+        module = SSIM(data_range=DYNAMIC_RANGE, win_size=WINDOW, win_sigma=SIGMA, channel=channels)
     window: Tensor = module.win
     return window
 

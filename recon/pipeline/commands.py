@@ -6,7 +6,8 @@ import shutil
 import sys
 from pathlib import Path
 
-from recon.settings import Arithmetic, Evaluation, Settings, System
+from recon.sections import Arithmetic, Evaluation, System
+from recon.settings import Settings
 from recon.sources import as_flags
 
 __all__ = ["evaluation_command", "resume_command"]

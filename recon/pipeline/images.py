@@ -1,13 +1,20 @@
 """Find the images that the settings name, and load them as they say."""
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
+from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data.cache import HEADER, CachedDataset, open_store
 from recon.data.loaders import Batches, ImageDataset, make_loader
-from recon.data.splits import split_by_group
+from recon.data.sampling import draw_epoch
+from recon.data.splits import by_group, split_by_group
 from recon.errors import UserError
 from recon.models.preparation import Preparation
+from recon.pipeline.models import CHANNELS, edges
 from recon.provenance import fingerprint
 from recon.settings import Settings
 from recon.training.runtime import Runtime
@@ -159,16 +166,43 @@ def _describe(paths: Paths) -> dict[str, Any]:
 
 
 def _load(dataset: FolderDataset, settings: Settings, runtime: Runtime, *, shuffled: bool) -> Split:
-    batches = Batches(
-        len(dataset), settings.batch_size_train, seed=settings.seed if shuffled else None
-    )
+    order = _order(dataset.paths, settings) if shuffled else None
+    batches = Batches(len(dataset), settings.batch_size_train, order)
     loader = make_loader(
-        dataset,
+        _cached(dataset, settings, "train" if shuffled else "validation"),
         batches,
         num_workers=settings.num_workers,
         pin_memory=runtime.device.type == "cuda",
     )
     return Split(loader, batches, dataset.paths.__getitem__)
+
+
+def _order(paths: Paths, settings: Settings) -> Callable[[int], NDArray[np.int64]]:
+    """The indices of an epoch, by its number."""
+    count = len(paths)
+    groups = [np.arange(count)]
+    if settings.balance_folders:
+        groups = by_group([paths.relative(i) for i in range(count)], "folder")
+    images = settings.images_per_epoch or count
+    return lambda epoch: draw_epoch(groups, images, seed=settings.seed, epoch=epoch)
+
+
+def _cached(dataset: FolderDataset, settings: Settings, part: str) -> ImageDataset:
+    """The dataset with a cache of decoded tiles, where one is wanted and can be had."""
+    height, width = edges(settings.tile_size)
+    shape = (CHANNELS[settings.color_mode], height, width)
+    slot = HEADER + shape[0] * height * width
+    slots = min(len(dataset), int(settings.cache_limit_gb * 1e9) // slot)
+    if settings.cache == "none" or slots == 0:
+        return dataset
+    options = f"{shape}"
+    name = f"{Path(dataset.paths.folder).resolve()} {part} {options}"
+    store = open_store(settings.cache, Path(settings.cache_folder), name, slots * slot)
+    if store is None:
+        return dataset
+    if slots < len(dataset):
+        logger.info("The cache (cache_limit_gb) holds %d of %d tiles", slots, len(dataset))
+    return CachedDataset(dataset, store, shape=shape, options=options, slots=slots)
 
 
 def report_unreadable(reasons: Sequence[str]) -> None:

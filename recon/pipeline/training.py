@@ -21,10 +21,11 @@ from recon.pipeline.images import Datasets, report_unreadable, training_data
 from recon.pipeline.models import edges, preparation_of
 from recon.provenance import describe_run
 from recon.settings import Settings
-from recon.training.checkpoint import load_strictly
+from recon.training.averaging import WeightAverage
+from recon.training.checkpoint import load_strictly, read_model_file
 from recon.training.keeper import Keeper, restore
 from recon.training.resume import find_checkpoint, refuse_changes
-from recon.training.runtime import Runtime, start_runtime, unwrap
+from recon.training.runtime import Runtime, start_runtime
 from recon.training.trainer import Plan, Trainer
 
 __all__ = ["run_training"]
@@ -102,7 +103,11 @@ def _assemble(
     preparation = preparation_of(settings)
     model = build_model(settings.architecture, preparation.channels, {"auto_encoder": auto_encoder})
     train, validation, data = training_data(settings, preparation, datasets, runtime)
+    if settings.initial_weights:
+        path = Path(settings.initial_weights)
+        load_strictly(model, read_model_file(path).weights, path)
     model = runtime.place(model)
+    decay = settings.weight_averaging
     trainer = Trainer(
         model=runtime.spread(model, compile_model=settings.compile_model),
         objective=criterion,
@@ -113,6 +118,7 @@ def _assemble(
         validation=validation,
         prepare=preparation.normalize,
         augment=augmentation,
+        average=WeightAverage(model, decay) if decay > 0 else None,
     )
     return trainer, data
 
@@ -200,8 +206,7 @@ def _resume(trainer: Trainer, keeper: Keeper, resume: str) -> None:
             f"{path} cannot be resumed: the training images have changed since; "
             f"put them back, or start anew with resume = ''"
         )
-    load_strictly(unwrap(trainer.model), checkpoint["model_state_dict"], path)
-    restore(trainer, checkpoint)
+    restore(trainer, checkpoint, path)
     logger.info("Resuming %s after epoch %d", path, trainer.state.epoch)
 
 
@@ -218,4 +223,11 @@ def _explained(settings: Settings, objective: str, asked: frozenset[str]) -> Ite
         raise UserError(
             f"the GPU's memory is too small for batch_size_train = {settings.batch_size_train}; "
             f"try --batch_size_train {smaller}"
+        ) from None
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise UserError(
+            f"batch normalisation cannot learn from one image of tile_size = {settings.tile_size}, "
+            f"of which the network leaves one value; raise tile_size or batch_size_train"
         ) from None

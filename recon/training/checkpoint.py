@@ -20,6 +20,7 @@ from recon.files import replacing
 
 __all__ = [
     "ModelFile",
+    "Weights",
     "hash_weights",
     "load_strictly",
     "read_checkpoint",
@@ -45,8 +46,9 @@ class ModelFile(NamedTuple):
 
 def save_torch(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain data atomically."""
-    with replacing(path) as partial:
-        torch.save(dict(content), partial)
+    # Through a file of Python: where the disk is full, torch's own writer hides the OSError.
+    with replacing(path) as partial, partial.open("wb") as file:
+        torch.save(dict(content), file)
 
 
 def save_final(path: Path, weights: Weights, provenance: Mapping[str, Any]) -> None:

@@ -7,10 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import nn
 
 from recon.files import partial_name, publish
-from recon.training.checkpoint import save_final, save_torch
+from recon.training.checkpoint import Weights, load_strictly, save_final, save_torch
 from recon.training.logs import as_columns, write_log
 from recon.training.resume import LAST, epoch_name
 from recon.training.runtime import unwrap
@@ -67,14 +67,15 @@ class Keeper:
 
     def _save_model(self, trainer: Trainer, kind: str, epoch: int) -> Path:
         path = self.folder / f"{kind}_Model_AE_{self.tag}.pth"
-        save_final(path, _weights(trainer), {**self.provenance, "results": _results(trainer.state)})
+        record = {**self.provenance, "results": _results(trainer.state)}
+        save_final(path, _final_weights(trainer), record)
         return path
 
     def _content(self, trainer: Trainer) -> dict[str, Any]:
         state = trainer.state
         return {
             "epoch": state.epoch,
-            "model_state_dict": _weights(trainer),
+            "model_state_dict": _final_weights(trainer),
             "optimizer_state_dict": trainer.optimizer.state_dict(),
             "loss": state.history[-1].loss if state.history else None,
             "provenance": dict(self.provenance),
@@ -82,23 +83,48 @@ class Keeper:
                 "state": state.to_record(),
                 "scaler": trainer.scaler.state_dict(),
                 "random": get_random_state(),
+                "average": _average_record(trainer),
             },
         }
 
 
-def restore(trainer: Trainer, checkpoint: Mapping[str, Any]) -> None:
-    """Put a trainer where the checkpoint's run stood. Weights are loaded by the caller."""
+def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None:
+    """Put a trainer where the checkpoint's run stood.
+
+    Raises:
+        UserError: If the checkpoint holds another network.
+    """
+    weights, average = checkpoint["model_state_dict"], checkpoint["run"]["average"]
+    if trainer.average is not None and average is not None:
+        load_strictly(trainer.average.module, weights, path)
+        trainer.average.updates = average["updates"]
+        weights = average["last_step"]
+    load_strictly(unwrap(trainer.model), weights, path)
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
     trainer.state = RunState.from_record(checkpoint["run"]["state"])
     set_random_state(checkpoint["run"]["random"])
 
 
-def _weights(trainer: Trainer) -> dict[str, Tensor]:
-    """Weights of the plain network, in the layout that every program expects."""
+def _final_weights(trainer: Trainer) -> Weights:
+    """What the run has learnt: the average of the weights where there is one."""
+    average = trainer.average
+    return _weights(unwrap(trainer.model) if average is None else average.module)
+
+
+def _average_record(trainer: Trainer) -> dict[str, Any] | None:
+    """What resume needs besides the averaged weights."""
+    if trainer.average is None:
+        return None
+    last_step = _weights(unwrap(trainer.model))
+    return {"updates": trainer.average.updates, "last_step": last_step}
+
+
+def _weights(model: nn.Module) -> Weights:
+    """Weights in the layout that every program expects."""
     return {
         name: value.detach().to("cpu", memory_format=torch.contiguous_format)
-        for name, value in unwrap(trainer.model).state_dict().items()
+        for name, value in model.state_dict().items()
     }
 
 

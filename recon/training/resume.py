@@ -19,7 +19,8 @@ LAST = "Last_Model_AE.pth"
 FIXED = (
     "tile_size", "batch_size_train", "color_mode", "intensity_range", "input_normalization",
     "validation_fraction", "validation_group", "architecture", "optimizer", "learning_rate",
-    "weight_decay", "schedule", "warmup_fraction", "gradient_clip", "seed", "precision",
+    "weight_decay", "weight_averaging", "images_per_epoch", "balance_folders", "schedule",
+    "warmup_fraction", "gradient_clip", "seed", "precision",
 )  # fmt: skip
 FIXED_PREFIXES = ("augment", "crop_size", "loss_weights_")
 

@@ -18,8 +18,8 @@ def learning_rate(
             "constant".
         warmup_fraction: Part of the steps in which the rate rises linearly.
     """
-    warmup = max(1, round(warmup_fraction * steps))
-    if step < warmup and warmup_fraction > 0:
+    warmup = max(1, round(warmup_fraction * steps)) if warmup_fraction > 0 else 0
+    if step < warmup:
         return peak * (step + 1) / warmup
     if schedule == "constant":
         return peak

@@ -23,6 +23,7 @@ from recon.errors import InterruptedRunError, UserError
 from recon.models.output import reconstruct
 from recon.objectives.losses import Objective
 from recon.objectives.metrics import image_metrics
+from recon.training.averaging import WeightAverage
 from recon.training.interruption import Watch, watch_signals
 from recon.training.logs import EpochRow, announce
 from recon.training.runtime import Runtime
@@ -70,6 +71,7 @@ class Trainer:
         validation: Images never trained on, or None.
         prepare: From images in [0, 1] to the network's input.
         augment: From images in [0, 1] and a seed to changed images in [0, 1].
+        average: Of the weights; None judges and saves the weights of the last step.
     """
 
     model: nn.Module
@@ -81,6 +83,7 @@ class Trainer:
     validation: Split | None
     prepare: Callable[[Tensor], Tensor]
     augment: Callable[[Tensor, int], Tensor]
+    average: WeightAverage | None = None
     state: RunState = field(default_factory=RunState)
 
     def __post_init__(self) -> None:
@@ -123,26 +126,30 @@ class Trainer:
         meter.close()
         if self.state.images == 0 and watch.signum is None:
             raise UserError(f"none of the {batches.count} training images can be read")
+        if not self._weights_are_finite():
+            raise _not_finite(self.state.epoch + 1, self.state.step)
 
     def _step(self, images: Tensor) -> Tensor:
         """One step of the optimiser; returns the losses, (N,)."""
         target = self._augmented(to_unit_range(self.runtime.send(images)))
         self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._losses(target)[1]
+        losses = self._losses(self.model, target)[1]
         self.scaler.scale(losses.mean()).backward()  # type: ignore[no-untyped-call]
         if self.plan.gradient_clip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        if self.average is not None:
+            self.average.update()
         return losses.detach()
 
-    def _losses(self, target: Tensor) -> tuple[Tensor, Tensor]:
+    def _losses(self, model: nn.Module, target: Tensor) -> tuple[Tensor, Tensor]:
         """Reconstructions, (N, C, H, W), and their losses, (N,)."""
         prepared = self.prepare(target).contiguous(memory_format=torch.channels_last)
         with self.runtime.autocast():
-            output = reconstruct(self.model, prepared)
+            output = reconstruct(model, prepared)
         losses = self.objective(output.reconstruction, target) + output.penalty
         return output.reconstruction, losses
 
@@ -177,7 +184,7 @@ class Trainer:
             state.images / max(state.seconds, 1e-9),
         )
         judged = row.loss if self.validation is None else row.validation_loss
-        if not (math.isfinite(judged) and self._weights_are_finite()):
+        if not math.isfinite(judged):
             raise _not_finite(state.epoch + 1, state.step)
         state.history.append(row)
         if judged < state.best_loss:
@@ -191,13 +198,13 @@ class Trainer:
         """Mean loss, PSNR in dB and SSIM over the validation images; NaN without any."""
         if self.validation is None:
             return math.nan, math.nan, math.nan
-        self.model.eval()
+        model = (self.model if self.average is None else self.average.module).eval()
         columns: list[Tensor] = []
         for batch in self.validation.loader:
             self._note_unreadable(batch, self.validation)
             if len(batch.indices):
                 target = to_unit_range(self.runtime.send(batch.images))
-                reconstruction, losses = self._losses(target)
+                reconstruction, losses = self._losses(model, target)
                 metrics = image_metrics(reconstruction, target)
                 columns.append(torch.stack([losses.double(), metrics.psnr, metrics.ssim.double()]))
         if not columns:
@@ -217,7 +224,7 @@ class Trainer:
             self.state.unreadable[path] = failure.reason
 
     def _weights_are_finite(self) -> bool:
-        finite = [weight.isfinite().all() for weight in self.model.parameters()]
+        finite = [value.isfinite().all() for value in self.model.state_dict().values()]
         return bool(torch.stack(finite).all())
 
 
