@@ -98,6 +98,7 @@ deterministic = False  # The same bits every time, at some cost in speed
 # ------------------------------------------------------------------
 augmentation = True
 crop_size = None  # Train on random windows of this size: an edge, or (height, width)
+augment_probability = 1.0  # Of any change but flips and crops, which every image gets
 augment_rotation = 45.0
 augment_horizontal_flip = 0.5
 augment_vertical_flip = 0.5

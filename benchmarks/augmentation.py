@@ -21,7 +21,8 @@ import torch
 from torch import Tensor
 from torchvision.transforms import v2  # type: ignore[import-untyped, unused-ignore]
 
-from recon.data.augment import AugmentationRanges, augment
+from recon.data.augment import augment
+from recon.data.ranges import AugmentationRanges
 
 
 class Row(NamedTuple):

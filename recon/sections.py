@@ -6,13 +6,14 @@ Each section is a heading of `--help` and of the README's table.
 import re
 from typing import Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, field_validator
 
 __all__ = ["MIN_EDGE", "SECTIONS", "Range", "Section", "Size"]
 
-# A list is as good as a tuple, and what JSON gives back.
-Size = int | Annotated[tuple[int, int], Field(strict=False)]
-Range = Annotated[tuple[float, float], Field(strict=False)]
+# A list is as good as a tuple, and what JSON gives back. A set has no order.
+_FromList = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Size = int | Annotated[tuple[int, int], _FromList]
+Range = Annotated[tuple[float, float], _FromList]
 
 MIN_EDGE = 11  # pixels: the window of SSIM
 
@@ -254,6 +255,9 @@ class Augmentation(Section):
     crop_size: Size | None = Field(
         None,
         description="pixels: train on random windows of this edge or (height, width); None: whole",
+    )
+    augment_probability: float = Field(
+        1.0, ge=0, le=1, description="of any change but flips and crops, which every image gets"
     )
     augment_rotation: float = Field(45.0, ge=0, le=180, description="degrees, either way")
     augment_horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability")

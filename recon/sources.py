@@ -184,12 +184,10 @@ def _unknown(name: str, place: str, names: list[str]) -> str:
 
 def _explain(error: ErrorDetails, values: Mapping[str, Any], places: Mapping[str, str]) -> str:
     name = str(error["loc"][0])
-    rule = re.sub(r"^Value error, |^(Input|Tuple|String|Dictionary) should", _must, error["msg"])
+    rule = error["msg"].removeprefix("Value error, ")
+    rule = re.sub(r"^(Input|Tuple|String|Dictionary|Keys) should", "must", rule)
+    rule = "must have more values" if error["type"] == "missing" else rule
     return f"{name} {rule}, got {values[name]!r} in {places[name]}"
-
-
-def _must(match: re.Match[str]) -> str:
-    return "must" if match[1] else ""
 
 
 def _first_line(error: Exception) -> str:

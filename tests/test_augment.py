@@ -9,19 +9,15 @@ from skimage import color
 from torch import Tensor
 from torchvision.transforms import functional as vision
 
-from recon.data.augment import (
+from recon.data.appearance import (
     MIN_TRANSMITTANCE,
-    NO_AUGMENTATION,
-    AugmentationRanges,
-    augment,
     colour_maps,
-    draw,
     gaussian_kernels,
     perturb_stain,
-    pixel_maps,
     stain_maps,
-    warp,
 )
+from recon.data.augment import augment, pixel_maps, warp
+from recon.data.ranges import NO_AUGMENTATION, AugmentationRanges, draw
 
 EVERYTHING = AugmentationRanges(stain=0.2)
 GEOMETRY = replace(
@@ -447,3 +443,21 @@ def test_a_crop_that_does_not_fit_is_refused(size: tuple[int, int]) -> None:
 def test_an_image_smaller_than_the_blur_is_refused() -> None:
     with pytest.raises(ValueError, match="blur_kernel must"):
         augment(torch.zeros(1, 3, 2, 8), EVERYTHING, seed=0)
+
+
+def test_spared_images_are_exact_windows_and_the_others_are_changed() -> None:
+    images = torch.rand(1, 3, 32, 32).expand(40, -1, -1, -1)
+    flips_off = replace(EVERYTHING, horizontal_flip=0.0, vertical_flip=0.0, probability=0.5)
+    result = augment(images, flips_off, seed=3)
+    spared = (result == images).flatten(1).all(1)
+    assert 8 < int(spared.sum()) < 32
+    torch.testing.assert_close(
+        result[~spared], augment(images, replace(flips_off, probability=1.0), seed=3)[~spared]
+    )
+
+
+def test_probability_zero_leaves_flips_and_crops_alone() -> None:
+    images = torch.rand(4, 3, 32, 32)
+    flips = replace(NO_AUGMENTATION, horizontal_flip=0.5, vertical_flip=0.5)
+    spared = augment(images, replace(EVERYTHING, probability=0.0), seed=1, crop_size=(16, 16))
+    assert torch.equal(spared, augment(images, flips, seed=1, crop_size=(16, 16)))

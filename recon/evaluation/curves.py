@@ -22,13 +22,23 @@ DECADES = 30.0
 
 
 def plot_curves(columns: Mapping[str, Sequence[float]], path: Path) -> None:
-    """Draw the course of a training as a PNG.
+    """Save the course of a training as a PNG.
+
+    Args:
+        columns: See `draw_curves`.
+        path: Where the picture goes; it appears whole or not at all.
+    """
+    with replacing(path) as partial:
+        draw_curves(columns).savefig(partial, format="png")
+
+
+def draw_curves(columns: Mapping[str, Sequence[float]]) -> Figure:
+    """Draw the course of a training.
 
     Args:
         columns: The training log by column: "Epoch" and any of "Loss", "Validation Loss",
             "Validation PSNR" (dB), "Validation SSIM"; others are not drawn. Values that are NaN,
             None, infinite or missing at the end are left out; the line joins their neighbours.
-        path: Where the picture goes; it appears whole or not at all.
     """
     curves = {name: _finite_points(columns, name) for name in columns}
     curves = {name: points for name, points in curves.items() if points.size}
@@ -39,8 +49,7 @@ def plot_curves(columns: Mapping[str, Sequence[float]], path: Path) -> None:
     _draw_losses(axes[0], curves)
     if quality:
         _draw_quality(axes[1], curves)
-    with replacing(path) as partial:
-        figure.savefig(partial, format="png")
+    return figure
 
 
 def _finite_points(columns: Mapping[str, Sequence[float]], name: str) -> NDArray[np.float64]:

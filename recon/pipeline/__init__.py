@@ -2,7 +2,16 @@
 
 from recon.pipeline.evaluating import run_evaluation
 from recon.pipeline.images import Datasets
-from recon.pipeline.models import LoadedModel, load_model
+from recon.pipeline.looking import look_at, open_images, open_model
+from recon.pipeline.models import LoadedModel
 from recon.pipeline.training import run_training
 
-__all__ = ["Datasets", "LoadedModel", "load_model", "run_evaluation", "run_training"]
+__all__ = [
+    "Datasets",
+    "LoadedModel",
+    "look_at",
+    "open_images",
+    "open_model",
+    "run_evaluation",
+    "run_training",
+]

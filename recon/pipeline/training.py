@@ -10,7 +10,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from recon.data.augment import NO_AUGMENTATION, AugmentationRanges, augment
+from recon.data.augment import augment
+from recon.data.ranges import NO_AUGMENTATION, AugmentationRanges
 from recon.errors import InterruptedRunError, UserError
 from recon.evaluation.curves import plot_curves
 from recon.files import check_writable

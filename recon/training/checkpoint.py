@@ -34,6 +34,7 @@ Weights = dict[str, Tensor]
 
 PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
 NESTED = ("model_state_dict", "state_dict", "model")  # where programs put weights in a checkpoint
+DIRECTORY = 0x10  # in the attributes of an entry of a zip archive
 SHOWN = 3  # names of weights in an error message
 
 
@@ -83,9 +84,9 @@ def read_model_file(path: Path) -> ModelFile:
     content = _read(path)
     for name in NESTED:
         if isinstance(content.get(name), Mapping):
-            return ModelFile(
-                _check_weights(content[name], path), dict(content.get("provenance", {}))
-            )
+            record = content.get("provenance")
+            known = dict(record) if isinstance(record, Mapping) else {}
+            return ModelFile(_check_weights(content[name], path), known)
     weights = _check_weights(content, path)
     return ModelFile(weights, _read_sidecar(path, weights))
 
@@ -143,6 +144,9 @@ def _check_archive(path: Path) -> None:
     with zipfile.ZipFile(path) as archive:
         if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
             raise ValueError("a compressed archive, which PyTorch does not write")
+        # PyTorch reads such an entry as memory that was never written.
+        if any(entry.external_attr & DIRECTORY for entry in archive.infolist()):
+            raise ValueError("folders in the archive, which PyTorch does not write")
         damaged = archive.testzip()
     if damaged:
         raise ValueError(f"checksum of {damaged} is wrong")
@@ -152,6 +156,9 @@ def _check_weights(content: Mapping[str, Any], path: Path) -> Weights:
     weights = {_bare(name): value for name, value in content.items()}
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{path} holds {_names(content)}, expected the weights of a network")
+    if len(weights) < len(content):
+        twice = next(name for name in content if str(name) != _bare(name) in content)
+        raise UserError(f"{path} holds {_bare(twice)} twice, the second time as {twice}")
     return weights
 
 

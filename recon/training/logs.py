@@ -5,9 +5,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from recon.errors import UserError
 from recon.files import replacing
 
-__all__ = ["COLUMNS", "EpochRow", "announce", "as_columns", "write_log"]
+__all__ = ["COLUMNS", "EpochRow", "announce", "as_columns", "read_log", "write_log"]
 
 
 class EpochRow(NamedTuple):
@@ -35,6 +36,20 @@ def write_log(path: Path, history: Sequence[EpochRow]) -> None:
         writer = csv.writer(file)
         writer.writerow(COLUMNS)
         writer.writerows([_spell(value) for value in row] for row in history)
+
+
+def read_log(path: Path) -> dict[str, list[float]]:
+    """Read the log of a run, by column; an empty field is NaN.
+
+    Raises:
+        UserError: If it is missing or no log.
+    """
+    try:
+        with path.open(newline="", encoding="utf-8") as file:
+            rows = list(csv.DictReader(file))
+        return {name: [float(row[name] or "nan") for row in rows] for name in COLUMNS}
+    except (OSError, KeyError, ValueError) as error:
+        raise UserError(f"{path} must be the log of a training run ({error!r})") from None
 
 
 def _spell(value: float) -> str:

@@ -1,0 +1,65 @@
+"""Look at single reconstructions, as the notebook does."""
+
+from collections.abc import Iterable
+from pathlib import Path
+
+from recon.data.loaders import to_unit_range
+from recon.evaluation.figures import ReconstructionRow, to_picture
+from recon.gpus import select_gpus
+from recon.models.registry import Builder
+from recon.objectives.metrics import image_metrics
+from recon.pipeline.images import Datasets, FolderDataset, open_folder
+from recon.pipeline.models import LoadedModel, load_model
+from recon.settings import Settings
+from recon.training.runtime import start_runtime
+
+__all__ = ["look_at", "open_images", "open_model"]
+
+
+def open_model(path: str | Path, settings: Settings, auto_encoder: Builder) -> LoadedModel:
+    """Load a model on the device that the settings choose.
+
+    Args:
+        path: Of a final model or checkpoint.
+        settings: Of the session.
+        auto_encoder: `Auto_encoder.AutoEncoder`.
+
+    Raises:
+        UserError: If it is missing, damaged or of another architecture.
+    """
+    select_gpus(settings.GPUs)
+    runtime = start_runtime(
+        settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
+    )
+    return load_model(Path(path), settings, auto_encoder, runtime)
+
+
+def open_images(folder: str | Path, model: LoadedModel, datasets: Datasets) -> FolderDataset:
+    """The images below a folder, prepared as the model was trained.
+
+    Raises:
+        UserError: If there are none.
+    """
+    return open_folder(datasets, "folder", str(folder), model.preparation)
+
+
+def look_at(
+    model: LoadedModel, images: FolderDataset, indices: Iterable[int]
+) -> list[ReconstructionRow]:
+    """Reconstruct and measure some of the images, one by one.
+
+    Args:
+        model: An opened model.
+        images: Opened images.
+        indices: Which of them.
+    """
+    return [_look_at(model, images, index) for index in indices]
+
+
+def _look_at(model: LoadedModel, images: FolderDataset, index: int) -> ReconstructionRow:
+    original = to_unit_range(images[index][None].to(model.runtime.device))
+    reconstruction = model.reconstruct(original).clamp(0, 1)
+    mse, psnr, ssim = (values.item() for values in image_metrics(reconstruction, original))
+    name = images.paths.relative(index)
+    shown = to_picture(original)[0], to_picture(reconstruction)[0]
+    return ReconstructionRow(name, shown[0], shown[1], mse, psnr, ssim)
