@@ -82,6 +82,7 @@ schedule = "cosine"  # "cosine" to zero, or "constant"
 warmup_fraction = 0.05  # Part of the steps in which the learning rate rises
 weight_averaging = 0.999  # Decay of the running average of the weights; 0: no average
 initial_weights = ""  # A model file to start from; "": at random
+accumulation = 1  # Pieces that each batch is computed in, to need less memory
 gradient_clip = 1.0  # Largest norm of the gradient; 0: no limit
 seed = 0
 resume = ""  # "": start anew; "auto": go on with the newest checkpoint; or a checkpoint's path

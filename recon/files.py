@@ -8,7 +8,7 @@ from pathlib import Path
 
 from recon.errors import UserError
 
-__all__ = ["check_writable", "partial_name", "publish", "replacing", "synchronise"]
+__all__ = ["check_target", "check_writable", "partial_name", "publish", "replacing", "synchronise"]
 
 
 def partial_name(path: Path) -> Path:
@@ -62,3 +62,14 @@ def check_writable(folder: Path, setting: str) -> None:
             f"{setting} must be in a folder that can be written to, got {str(folder)!r} "
             f"({error.strerror})"
         ) from None
+
+
+def check_target(path: Path, setting: str) -> None:
+    """Prove that a file can be written under this name, before hours are spent.
+
+    Raises:
+        UserError: If it cannot.
+    """
+    if path.is_dir():
+        raise UserError(f"{setting} must be a file, got {str(path)!r}, which is a folder")
+    check_writable(path.parent, setting)

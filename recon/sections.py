@@ -212,6 +212,9 @@ class Optimisation(Section):
     initial_weights: str = Field(
         "", description='a model file to start from, such as a sample model; "": at random'
     )
+    accumulation: int = Field(
+        1, ge=1, description="pieces that each batch is computed in, to need less memory"
+    )
     gradient_clip: float = Field(
         1.0, ge=0, description="largest Euclidean norm of the gradient; 0: no limit"
     )

@@ -44,7 +44,12 @@ __all__ = ["NO_AUGMENTATION", "AugmentationRanges", "augment", "pixel_maps", "wa
 
 @torch.no_grad()
 def augment(
-    images: Tensor, ranges: AugmentationRanges, *, seed: int, crop_size: Size | None = None
+    images: Tensor,
+    ranges: AugmentationRanges,
+    *,
+    seed: int,
+    crop_size: Size | None = None,
+    places: Tensor | None = None,
 ) -> Tensor:
     """Augment every image with its own parameters, which depend on the seed alone.
 
@@ -55,6 +60,9 @@ def augment(
         ranges: what to draw from.
         seed: any integer of 64 bits; the same seed gives the same parameters on every device.
         crop_size: height and width of the result in pixels, at most H and W; None keeps both.
+
+        places: (N,) places of the images in the whole batch, where some were left out or other
+            processes have them: what an image draws depends on its place alone. None: all are here.
 
     Returns:
         (N, C, *crop_size) float32 in [0, 1], contiguous; where nothing is switched on, `images`.
@@ -68,7 +76,7 @@ def augment(
     turns = ranges.rotation or ranges.affine_rotation or ranges.translate or ranges.shear
     mode = "bilinear" if turns or ranges.scale != (1, 1) else "nearest"
     coloured = images.shape[1] == 3
-    draws = draw(len(images), seed)
+    draws = draw(len(images), seed) if places is None else _draws_at(places, seed)
     result = images.contiguous()
     with torch.autocast(images.device.type, enabled=False):
         if mode == "bilinear" or ranges.horizontal_flip or ranges.vertical_flip or size != whole:
@@ -82,6 +90,11 @@ def augment(
         if ranges.probability < 1:
             result = _spare(images.contiguous(), result, draws, ranges)
         return images if result is images else result.clamp_(0, 1)
+
+
+def _draws_at(places: Tensor, seed: int) -> Draws:
+    everyone = draw(int(places.max()) + 1, seed)
+    return {name: numbers[places] for name, numbers in everyone.items()}
 
 
 def _spare(images: Tensor, changed: Tensor, draws: Draws, ranges: AugmentationRanges) -> Tensor:

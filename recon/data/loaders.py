@@ -20,6 +20,8 @@ __all__ = ["Batch", "Batches", "Failure", "ImageDataset", "make_loader", "to_uni
 
 Indices = NDArray[np.int64]
 
+GRACE = 60  # seconds that a worker lives on after SIGTERM
+
 
 class ImageDataset(Protocol):
     """What the engine needs of a dataset."""
@@ -41,6 +43,7 @@ class Batch(NamedTuple):
 
     images: Tensor  # (N, C, H, W), uint8 or float32 in [0, 1]
     indices: Tensor  # (N,) int64
+    places: Tensor  # (N,) int64, in the batch as it was asked for
     failures: list[Failure]
 
 
@@ -55,12 +58,18 @@ class Batches(Sampler[list[int]]):
         count: Images in the dataset.
         batch_size: Most images in a batch.
         order: Gives the indices of an epoch; None is the order of the dataset.
+        share: From a batch to the part of it that this process takes; None is the whole.
     """
 
     def __init__(
-        self, count: int, batch_size: int, order: Callable[[int], Indices] | None = None
+        self,
+        count: int,
+        batch_size: int,
+        order: Callable[[int], Indices] | None = None,
+        share: Callable[[list[int]], list[int]] | None = None,
     ) -> None:
         self.count = count
+        self.share = share or (lambda batch: batch)
         self.order = order or (lambda _epoch: np.arange(count))
         self.batches = max(1, -(-len(self.order(0)) // batch_size))
         self.epoch = 0
@@ -71,7 +80,7 @@ class Batches(Sampler[list[int]]):
 
     def __iter__(self) -> Iterator[list[int]]:
         for indices in np.array_split(self.order(self.epoch), self.batches)[self.start :]:
-            yield indices.tolist()
+            yield self.share(indices.tolist())
 
 
 class _Reader(Dataset[tuple[int, Tensor | str]]):
@@ -91,13 +100,14 @@ class _Reader(Dataset[tuple[int, Tensor | str]]):
 
 
 def _collate(samples: list[tuple[int, Tensor | str]]) -> Batch:
-    read = [(index, image) for index, image in samples if isinstance(image, Tensor)]
+    read = [(i, n, x) for n, (i, x) in enumerate(samples) if isinstance(x, Tensor)]
     failures = [Failure(index, reason) for index, reason in samples if isinstance(reason, str)]
-    images = [image for _, image in read]
+    images = [image for *_, image in read]
     if any(image.dtype != torch.uint8 for image in images):
         images = [to_unit_range(image) for image in images]
     stacked = torch.stack(images) if images else torch.empty(0)
-    return Batch(stacked, torch.tensor([index for index, _ in read], dtype=torch.int64), failures)
+    indices, places = torch.tensor([pair[:2] for pair in read], dtype=torch.int64).view(-1, 2).T
+    return Batch(stacked, indices, places, failures)
 
 
 def make_loader(
@@ -111,14 +121,19 @@ def make_loader(
         collate_fn=_collate,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
-        worker_init_fn=_leave_interrupts_to_the_parent,
+        worker_init_fn=_leave_signals_to_the_parent,
         # Its own, so that starting an epoch draws nothing from the run's random state.
         generator=torch.Generator(),
     )
 
 
-def _leave_interrupts_to_the_parent(_worker: int) -> None:
+def _leave_signals_to_the_parent(_worker: int) -> None:
+    """Outlive Ctrl-C and SIGTERM, which batch systems send to all processes, for a while.
+
+    The parent finishes its step and saves; the death of a worker would end it in the middle.
+    """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
 
 
 def to_unit_range(images: Tensor) -> Tensor:

@@ -1,22 +1,26 @@
 """One evaluation, from a model file to workbook, csv and pictures."""
 
 import logging
+from collections.abc import Iterator
+from contextlib import ExitStack
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
 
-from recon.data.loaders import Batches, make_loader
+from recon.data.loaders import Batches, Failure, make_loader
 from recon.errors import UserError
 from recon.evaluation.evaluator import PictureWriter, evaluate, picture_names
-from recon.evaluation.records import visible
+from recon.evaluation.records import Record, visible
 from recon.evaluation.summary import Summary, Tally
 from recon.evaluation.workbook import RecordWriter
-from recon.files import check_writable
+from recon.files import check_target, check_writable
 from recon.models.registry import Builder
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
 from recon.pipeline.models import LoadedModel, load_model
 from recon.provenance import describe_run, fingerprint, flatten
+from recon.ranks import join_ranks
 from recon.settings import Settings
 from recon.training.checkpoint import hash_weights
 from recon.training.runtime import start_runtime, unwrap
@@ -59,16 +63,13 @@ def run_evaluation(
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
-    model = load_model(path, settings, auto_encoder, runtime, asked=asked)
-    dataset = open_folder(
-        datasets, "folder_path_test", settings.folder_path_test, model.preparation
-    )
-    logger.info("Model: %s\nImages: %d below %s", path, len(dataset), settings.folder_path_test)
-    tally, unreadable = Tally(), []
-    with RecordWriter(book.with_suffix(".csv"), book) as writer:
-        unreadable = _evaluate(model, dataset, settings, writer, tally, pictures)
-        summary = tally.summary()
-        writer.finish(summary, flatten(_run_record(model, path, dataset, settings, unreadable)))
+    with join_ranks(runtime.ranks, runtime.device):
+        model = load_model(path, settings, auto_encoder, runtime, asked=asked)
+        dataset = open_folder(
+            datasets, "folder_path_test", settings.folder_path_test, model.preparation
+        )
+        logger.info("Model: %s\nImages: %d below %s", path, len(dataset), settings.folder_path_test)
+        summary, unreadable = _write_results(model, dataset, settings, book, pictures, path)
     report_unreadable(unreadable)
     _report(summary)
     logger.info("Workbook: %s\nCsv: %s\nPictures: %s", book, book.with_suffix(".csv"), pictures)
@@ -85,49 +86,75 @@ def _check_model(path: Path, objective: str) -> None:
 
 
 def _check_outputs(settings: Settings, objective: str, book: Path, pictures: Path) -> None:
-    check_writable(book.parent, f"reconstruction_metrics_{objective}")
-    check_writable(pictures, f"recon_output_{objective}")
     test = Path(settings.folder_path_test).resolve()
     if pictures.resolve().is_relative_to(test):
         raise UserError(
             f"recon_output_{objective} must not lie in folder_path_test, got {str(pictures)!r}: "
             f"the pictures would be evaluated the next time"
         )
+    check_target(book, f"reconstruction_metrics_{objective}")
+    check_writable(pictures, f"recon_output_{objective}")
 
 
-def _evaluate(
+def _write_results(
     model: LoadedModel,
     dataset: FolderDataset,
     settings: Settings,
-    writer: RecordWriter,
-    tally: Tally,
+    book: Path,
     pictures: Path,
-) -> list[str]:
-    """Evaluate every image; returns the reasons of those that could not be read."""
+    path: Path,
+) -> tuple[Summary, list[str]]:
+    """Evaluate every image and write all files; returns the figures and what was unreadable."""
+    tally = Tally()
+    unreadable: list[str] = []
+    with ExitStack() as stack:
+        writer = None
+        if model.runtime.ranks.first:
+            writer = stack.enter_context(RecordWriter(book.with_suffix(".csv"), book))
+        for records, failures in _evaluated(model, dataset, settings, pictures):
+            tally.add(records)
+            unreadable += [failure.reason for failure in failures]
+            if writer is not None:
+                writer.write(records)
+        if len(unreadable) == len(dataset):
+            raise UserError(f"none of the {len(dataset)} test images can be read: {unreadable[0]}")
+        summary = tally.summary()
+        if writer is not None:
+            record = _run_record(model, path, dataset, settings, unreadable)
+            writer.finish(summary, flatten(record))
+    return summary, unreadable
+
+
+def _evaluated(
+    model: LoadedModel, dataset: FolderDataset, settings: Settings, pictures: Path
+) -> Iterator[tuple[list[Record], list[Failure]]]:
+    """Records of every batch, in the order of the dataset, from all ranks; pictures on the way."""
+    runtime = model.runtime
     loader = make_loader(
         dataset,
-        Batches(len(dataset), settings.batch_size_test),
+        Batches(len(dataset), settings.batch_size_test, share=runtime.ranks.share),
         num_workers=settings.num_workers,
-        pin_memory=model.runtime.device.type == "cuda",
+        pin_memory=runtime.device.type == "cuda",
     )
     names = picture_names(dataset.paths.relative, len(dataset))
-    unreadable: list[str] = []
-    evaluated = evaluate(model.reconstruct, loader, dataset.paths.__getitem__, model.runtime.device)
-    with (
-        PictureWriter(pictures, names, PICTURE_THREADS) as writer_of_pictures,
-        tqdm(total=len(dataset), desc="Evaluating", unit="image", leave=False, disable=None) as bar,
-    ):
-        for batch in evaluated:
-            if batch.failures and settings.unreadable_images == "stop":
-                raise UserError(f"unreadable image: {batch.failures[0].reason}")
-            unreadable += [failure.reason for failure in batch.failures]
-            writer.write(batch.records)
-            tally.add(batch.records)
-            writer_of_pictures.write(batch)
-            bar.update(len(batch.indices) + len(batch.failures))
-    if len(unreadable) == len(dataset):
-        raise UserError(f"none of the {len(dataset)} test images can be read: {unreadable[0]}")
-    return unreadable
+    bar = tqdm(
+        total=len(dataset),
+        desc="Evaluating",
+        unit="image",
+        leave=False,
+        disable=None if runtime.ranks.first else True,  # None: where there is no terminal
+    )
+    with PictureWriter(pictures, names, PICTURE_THREADS) as writer, bar:
+        for part in evaluate(model.reconstruct, loader, dataset.paths.__getitem__, runtime.device):
+            if part.failures and settings.unreadable_images == "stop":
+                raise UserError(f"unreadable image: {part.failures[0].reason}")
+            writer.write(part)
+            parts = runtime.ranks.gather((part.indices, part.records, part.failures))
+            pairs = [zip(indices, records, strict=True) for indices, records, _ in parts]
+            ordered = sorted(chain.from_iterable(pairs))
+            failures = sorted(failure for *_, found in parts for failure in found)
+            bar.update(len(ordered) + len(failures))
+            yield [record for _, record in ordered], failures
 
 
 def _run_record(

@@ -167,7 +167,7 @@ def _describe(paths: Paths) -> dict[str, Any]:
 
 def _load(dataset: FolderDataset, settings: Settings, runtime: Runtime, *, shuffled: bool) -> Split:
     order = _order(dataset.paths, settings) if shuffled else None
-    batches = Batches(len(dataset), settings.batch_size_train, order)
+    batches = Batches(len(dataset), settings.batch_size_train, order, runtime.ranks.share)
     loader = make_loader(
         _cached(dataset, settings, "train" if shuffled else "validation"),
         batches,

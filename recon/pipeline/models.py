@@ -82,8 +82,8 @@ def load_model(
     architecture = str(provenance.get("architecture", settings.architecture))
     model = build_model(architecture, preparation.channels, {"auto_encoder": auto_encoder})
     load_strictly(model, weights, path)
-    model = runtime.spread(runtime.place(model), compile_model=settings.compile_model).eval()
-    return LoadedModel(model, preparation, provenance, runtime)
+    model = runtime.spread(runtime.place(model), compile_model=settings.compile_model, learns=False)
+    return LoadedModel(model.eval(), preparation, provenance, runtime)
 
 
 def _reconcile(

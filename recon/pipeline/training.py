@@ -14,13 +14,14 @@ from recon.data.augment import augment
 from recon.data.ranges import NO_AUGMENTATION, AugmentationRanges
 from recon.errors import InterruptedRunError, UserError
 from recon.evaluation.curves import plot_curves
-from recon.files import check_writable
+from recon.files import check_target, check_writable
 from recon.models.registry import Builder, build_model
 from recon.objectives.losses import Objective
 from recon.pipeline.commands import evaluation_command, resume_command
 from recon.pipeline.images import Datasets, report_unreadable, training_data
 from recon.pipeline.models import edges, preparation_of
 from recon.provenance import describe_run
+from recon.ranks import join_ranks
 from recon.settings import Settings
 from recon.training.averaging import WeightAverage
 from recon.training.checkpoint import load_strictly, read_model_file
@@ -66,24 +67,24 @@ def run_training(
     folder = Path(settings.of("model_saved_location", objective))
     loss_file = Path(settings.of("training_loss_file", objective))
     check_writable(folder, f"model_saved_location_{objective}")
-    check_writable(loss_file.parent, f"training_loss_file_{objective}")
+    check_target(loss_file, f"training_loss_file_{objective}")
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
-    trainer, data = _assemble(settings, objective, auto_encoder, datasets, runtime)
-    _check_space(folder, trainer.model)
-    keeper = Keeper(
-        folder=folder,
-        loss_file=loss_file,
-        interval=settings.save_interval,
-        tag=objective.upper(),
-        provenance=_provenance(settings, objective, trainer, data),
-        draw=plot_curves,
-    )
-    _resume(trainer, keeper, settings.resume)
-    with _explained(settings, objective, asked):
+    with join_ranks(runtime.ranks, runtime.device), _explained(settings, objective, asked):
+        trainer, data = _assemble(settings, objective, auto_encoder, datasets, runtime)
+        _check_space(folder, trainer.model)
+        keeper = Keeper(
+            folder=folder,
+            loss_file=loss_file,
+            interval=settings.save_interval,
+            tag=objective.upper(),
+            provenance=_provenance(settings, objective, trainer, data),
+            draw=plot_curves,
+        )
+        _resume(trainer, keeper, settings.resume)
         trainer.fit(keeper.keep)
-    final = keeper.finish(trainer)
+        final = keeper.finish(trainer)
     report_unreadable(list(trainer.state.unreadable.values()))
     logger.info("Loss of every epoch: %s, as a curve: %s", loss_file, keeper.curve)
     logger.info("Model: %s", final)
@@ -132,8 +133,8 @@ def _criterion(settings: Settings, objective: str) -> Objective:
         raise UserError(f"{name}: {error}") from None
 
 
-def _augmentation(settings: Settings) -> Callable[[Tensor, int], Tensor]:
-    """A function of images in [0, 1], (N, C, H, W), and a seed."""
+def _augmentation(settings: Settings) -> Callable[[Tensor, int, Tensor], Tensor]:
+    """A function of images in [0, 1], (N, C, H, W), a seed, and their places in the batch."""
     tile = edges(settings.tile_size)
     crop = tile if settings.crop_size is None else edges(settings.crop_size)
     if crop[0] > tile[0] or crop[1] > tile[1]:
@@ -145,7 +146,9 @@ def _augmentation(settings: Settings) -> Callable[[Tensor, int], Tensor]:
         if name.startswith(prefix)
     }
     ranges = AugmentationRanges(**values) if settings.augmentation else NO_AUGMENTATION
-    return lambda images, seed: augment(images, ranges, seed=seed, crop_size=crop)
+    return lambda images, seed, places: augment(
+        images, ranges, seed=seed, crop_size=crop, places=places
+    )
 
 
 def _optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
@@ -166,6 +169,7 @@ def _plan(settings: Settings) -> Plan:
         gradient_clip=settings.gradient_clip,
         seed=settings.seed,
         stop_at_unreadable=settings.unreadable_images == "stop",
+        accumulation=settings.accumulation,
     )
 
 
@@ -201,6 +205,11 @@ def _resume(trainer: Trainer, keeper: Keeper, resume: str) -> None:
         return
     path, checkpoint = found
     saved = checkpoint["provenance"]
+    if saved["objective"] != keeper.provenance["objective"]:
+        raise UserError(
+            f"{path} cannot be resumed: its objective was {saved['objective']!r}, now "
+            f"{keeper.provenance['objective']!r}"
+        )
     refuse_changes(saved["settings"], keeper.provenance["settings"], path)
     if saved["data"]["train"]["fingerprint"] != keeper.provenance["data"]["train"]["fingerprint"]:
         raise UserError(

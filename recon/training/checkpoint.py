@@ -34,6 +34,7 @@ Weights = dict[str, Tensor]
 
 PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
 NESTED = ("model_state_dict", "state_dict", "model")  # where programs put weights in a checkpoint
+STATE = {"epoch", "model_state_dict", "optimizer_state_dict", "provenance", "run"}
 DIRECTORY = 0x10  # in the attributes of an entry of a zip archive
 SHOWN = 3  # names of weights in an error message
 
@@ -98,7 +99,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         UserError: If it is missing, damaged, or holds no training state.
     """
     content = _read(path)
-    missing = {"epoch", "model_state_dict", "optimizer_state_dict", "run"} - content.keys()
+    missing = STATE - content.keys()
     if missing:
         raise UserError(
             f"{path} cannot be resumed: it holds {_names(content)}, and lacks "

@@ -47,6 +47,11 @@ class Keeper:
 
     def keep(self, trainer: Trainer) -> None:
         """Write the newest checkpoint and the log; and, where they are due, the kept ones."""
+        if trainer.ranks.first:
+            self._write(trainer)
+        trainer.ranks.gather(None)  # No rank runs ahead of what is on disk.
+
+    def _write(self, trainer: Trainer) -> None:
         state = trainer.state
         last = self.folder / LAST
         save_torch(last, self._content(trainer))
@@ -57,19 +62,23 @@ class Keeper:
             _link(last, self.folder / epoch_name(state.epoch))
             self.draw(as_columns(state.history), self.curve)
         if state.best_epoch == state.epoch:
-            self._save_model(trainer, "Best", state.best_epoch)
+            self._save_model(trainer, "Best")
 
     def finish(self, trainer: Trainer) -> Path:
         """Write the log, the curve and the final model; return the model's path."""
-        write_log(self.loss_file, trainer.state.history)
-        self.draw(as_columns(trainer.state.history), self.curve)
-        return self._save_model(trainer, "Final", trainer.state.epoch)
+        if trainer.ranks.first:
+            write_log(self.loss_file, trainer.state.history)
+            self.draw(as_columns(trainer.state.history), self.curve)
+            self._save_model(trainer, "Final")
+        trainer.ranks.gather(None)
+        return self._model_path("Final")
 
-    def _save_model(self, trainer: Trainer, kind: str, epoch: int) -> Path:
-        path = self.folder / f"{kind}_Model_AE_{self.tag}.pth"
+    def _save_model(self, trainer: Trainer, kind: str) -> None:
         record = {**self.provenance, "results": _results(trainer.state)}
-        save_final(path, _final_weights(trainer), record)
-        return path
+        save_final(self._model_path(kind), _final_weights(trainer), record)
+
+    def _model_path(self, kind: str) -> Path:
+        return self.folder / f"{kind}_Model_AE_{self.tag}.pth"
 
     def _content(self, trainer: Trainer) -> dict[str, Any]:
         state = trainer.state
@@ -103,6 +112,8 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
     trainer.state = RunState.from_record(checkpoint["run"]["state"])
+    if not trainer.ranks.first:  # The first rank goes on with the sums of all.
+        trainer.state.loss_sum, trainer.state.images = 0.0, 0
     set_random_state(checkpoint["run"]["random"])
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from recon.errors import UserError
 from recon.gpus import count_machine_gpus
+from recon.ranks import ALONE, Ranks, ranks_of_environment
 
 __all__ = ["Runtime", "start_runtime", "unwrap"]
 
@@ -39,13 +40,15 @@ class Runtime(NamedTuple):
     device: torch.device
     devices: int  # GPUs that DataParallel spreads a batch over; 1 on a CPU
     precision: str  # a key of DTYPES
+    ranks: Ranks = ALONE
 
     @property
     def name(self) -> str:
         """The device in words, for a person and for the record of a run."""
         if self.device.type == "cpu":
             return f"CPU ({torch.get_num_threads()} threads)"
-        return f"{self.devices} x {torch.cuda.get_device_name(self.device)}"
+        count = max(self.devices, self.ranks.world)
+        return f"{count} x {torch.cuda.get_device_name(self.device)}"
 
     @contextmanager
     def autocast(self) -> Iterator[None]:
@@ -63,10 +66,22 @@ class Runtime(NamedTuple):
         # torch accepts memory_format here; its type stubs do not say so for every overload.
         return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
-    def spread(self, model: nn.Module, *, compile_model: bool = False) -> nn.Module:
-        """Wrap a placed network for several GPUs, or compile it."""
+    def spread(
+        self, model: nn.Module, *, compile_model: bool = False, learns: bool = True
+    ) -> nn.Module:
+        """Wrap a placed network for several GPUs or processes, and compile it if wanted.
+
+        Args:
+            model: The plain network.
+            compile_model: Whether to compile it.
+            learns: Whether gradients are to be exchanged between processes.
+        """
         if compile_model:
             model = torch.compile(model)  # type: ignore[assignment]
+        if self.ranks.world > 1 and learns:
+            return nn.parallel.DistributedDataParallel(
+                model, device_ids=[self.device] if self.device.type == "cuda" else None
+            )
         return nn.DataParallel(model) if self.devices > 1 else model
 
     def send(self, images: Tensor) -> Tensor:
@@ -87,7 +102,8 @@ def start_runtime(gpus: str, precision: str, *, seed: int, deterministic: bool) 
         UserError: If GPUs are asked for that the machine lacks, or a precision that the device
             does not compute.
     """
-    device, devices = _find_device(gpus)
+    ranks = ranks_of_environment()
+    device, devices = _find_device(gpus, ranks)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the libraries that read it know no other
     torch.manual_seed(seed)
@@ -99,7 +115,7 @@ def start_runtime(gpus: str, precision: str, *, seed: int, deterministic: bool) 
     torch.backends.cudnn.benchmark = not deterministic
     if device.type == "cpu":
         _keep_freed_memory()
-    runtime = Runtime(device, devices, precision)
+    runtime = Runtime(device, devices, precision, ranks)
     logger.info("Device: %s, %s", runtime.name, precision)
     return runtime
 
@@ -113,13 +129,18 @@ def unwrap(model: nn.Module) -> nn.Module:
         model = inner
 
 
-def _find_device(gpus: str) -> tuple[torch.device, int]:
+def _find_device(gpus: str, ranks: Ranks) -> tuple[torch.device, int]:
     if gpus == "":
         return torch.device("cpu"), 1
     visible = torch.cuda.device_count()
     asked = visible if gpus == "all" else len(gpus.split(","))
-    if visible >= asked > 0:
+    if visible >= asked > 0 and ranks.world == 1:
         return torch.device("cuda", 0), asked
+    if visible >= asked > ranks.local:
+        torch.cuda.set_device(ranks.local)
+        return torch.device("cuda", ranks.local), 1
+    if visible >= asked > 0:
+        raise UserError(f"torchrun starts more processes here than GPUs = {gpus!r} has GPUs")
     machine = count_machine_gpus()
     if machine == 0 or gpus == "all":
         logger.info("GPUs = %r, but no GPU is at hand: running on the CPU", gpus)

@@ -47,6 +47,7 @@ class Plan(NamedTuple):
     gradient_clip: float  # 0: none
     seed: int
     stop_at_unreadable: bool
+    accumulation: int = 1  # pieces that a batch is computed in
 
 
 class Split(NamedTuple):
@@ -70,7 +71,7 @@ class Trainer:
         train: Images to learn from.
         validation: Images never trained on, or None.
         prepare: From images in [0, 1] to the network's input.
-        augment: From images in [0, 1] and a seed to changed images in [0, 1].
+        augment: From images in [0, 1], a seed, and their places in the batch to changed images.
         average: Of the weights; None judges and saves the weights of the last step.
     """
 
@@ -82,12 +83,13 @@ class Trainer:
     train: Split
     validation: Split | None
     prepare: Callable[[Tensor], Tensor]
-    augment: Callable[[Tensor, int], Tensor]
+    augment: Callable[[Tensor, int, Tensor], Tensor]
     average: WeightAverage | None = None
     state: RunState = field(default_factory=RunState)
 
     def __post_init__(self) -> None:
         self.scaler = self.runtime.scaler()
+        self.ranks = self.runtime.ranks
 
     def fit(self, save: Callable[["Trainer"], None]) -> None:
         """Train until the planned epochs are done.
@@ -115,27 +117,35 @@ class Trainer:
         batches = self.train.batches
         batches.epoch, batches.start = self.state.epoch, self.state.step
         title = f"Epoch {self.state.epoch + 1}/{self.plan.epochs}"
-        meter = _Meter(self.state, self.runtime.device, title, batches.batches)
+        meter = _Meter(self.state, self.runtime, title, batches.batches)
         for batch in self.train.loader:
             self._note_unreadable(batch, self.train)
-            if len(batch.indices):
-                meter.add(self._step(batch.images))
+            here = (len(batch.indices), watch.signum)
+            counts, signals = zip(*self.ranks.gather(here), strict=True)
+            if min(counts) > 0:  # Gradients are exchanged: all ranks take a step, or none.
+                meter.add(self._step(batch, sum(counts)))
             meter.advance()
+            watch.signum = next((signum for signum in signals if signum is not None), None)
             if watch.signum is not None:
                 break
         meter.close()
+        self._pool()
         if self.state.images == 0 and watch.signum is None:
             raise UserError(f"none of the {batches.count} training images can be read")
         if not self._weights_are_finite():
             raise _not_finite(self.state.epoch + 1, self.state.step)
 
-    def _step(self, images: Tensor) -> Tensor:
-        """One step of the optimiser; returns the losses, (N,)."""
-        target = self._augmented(to_unit_range(self.runtime.send(images)))
+    def _step(self, batch: Batch, total: int) -> Tensor:
+        """One step of the optimiser; returns the losses of this rank's images, (N,).
+
+        Args:
+            batch: This rank's part of the whole batch.
+            total: Images in the whole batch.
+        """
+        target = self._augmented(to_unit_range(self.runtime.send(batch.images)), batch.places)
         self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = self._losses(self.model, target)[1]
-        self.scaler.scale(losses.mean()).backward()  # type: ignore[no-untyped-call]
+        losses = torch.cat([self._learn(p, total) for p in target.chunk(self.plan.accumulation)])
         if self.plan.gradient_clip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.gradient_clip)
@@ -143,6 +153,14 @@ class Trainer:
         self.scaler.update()
         if self.average is not None:
             self.average.update()
+        return losses
+
+    def _learn(self, target: Tensor, total: int) -> Tensor:
+        """Add the gradients of some of a batch's images; returns their losses, (N,)."""
+        losses = self._losses(self.model, target)[1]
+        # The mean over the whole batch: gradients are averaged over the ranks.
+        mean = losses.sum() * (self.ranks.world / total)
+        self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
         return losses.detach()
 
     def _losses(self, model: nn.Module, target: Tensor) -> tuple[Tensor, Tensor]:
@@ -153,10 +171,11 @@ class Trainer:
         losses = self.objective(output.reconstruction, target) + output.penalty
         return output.reconstruction, losses
 
-    def _augmented(self, images: Tensor) -> Tensor:
-        # Drawn from the place in the run alone: a resumed run draws the same.
+    def _augmented(self, images: Tensor, places: Tensor) -> Tensor:
+        # Drawn from the place in the run alone: a resumed run draws the same, and so do ranks.
         place = np.random.SeedSequence((self.plan.seed, self.state.epoch, self.state.step))
-        return self.augment(images, int(place.generate_state(1, np.uint64)[0] >> np.uint64(1)))
+        seed = int(place.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        return self.augment(images, seed, places * self.ranks.world + self.ranks.rank)
 
     def _set_learning_rate(self) -> None:
         steps = self.train.batches.batches
@@ -169,6 +188,14 @@ class Trainer:
         )
         for group in self.optimizer.param_groups:
             group["lr"] = rate
+
+    def _pool(self) -> None:
+        """Give every rank the sums over all of them."""
+        state = self.state
+        parts = self.ranks.gather((state.loss_sum, state.images, state.unreadable))
+        state.loss_sum = sum(loss for loss, _, _ in parts)
+        state.images = sum(images for _, images, _ in parts)
+        state.unreadable = {path: why for *_, part in parts for path, why in part.items()}
 
     # Between epochs
 
@@ -207,9 +234,13 @@ class Trainer:
                 reconstruction, losses = self._losses(model, target)
                 metrics = image_metrics(reconstruction, target)
                 columns.append(torch.stack([losses.double(), metrics.psnr, metrics.ssim.double()]))
-        if not columns:
+        values = torch.cat(
+            [part for parts in self.ranks.gather([c.cpu() for c in columns]) for part in parts]
+            or [torch.empty(3, 0)],
+            dim=1,
+        )
+        if values.shape[1] == 0:
             raise UserError("none of the validation images can be read")
-        values = torch.cat(columns, dim=1)
         values[1, torch.isinf(values[1])] = math.nan  # An identical image has no PSNR.
         loss, psnr, similarity = values.nanmean(dim=1).tolist()
         return loss, psnr, similarity
@@ -231,14 +262,19 @@ class Trainer:
 class _Meter:
     """Adds up the losses of an epoch and shows them, waiting for a GPU only now and then."""
 
-    def __init__(self, state: RunState, device: torch.device, title: str, steps: int) -> None:
+    def __init__(self, state: RunState, runtime: Runtime, title: str, steps: int) -> None:
         self.state = state
-        self.interval = 1 if device.type == "cpu" else GPU_CHECK_INTERVAL
+        self.interval = 1 if runtime.device.type == "cpu" else GPU_CHECK_INTERVAL
         self.pending: list[tuple[int, Tensor]] = []  # number of the step from 1, losses (N,)
         self.started = time.perf_counter()
         self.before = state.images
         self.bar = tqdm(
-            total=steps, initial=state.step, desc=title, unit="step", leave=False, disable=None
+            total=steps,
+            initial=state.step,
+            desc=title,
+            unit="step",
+            leave=False,
+            disable=None if runtime.ranks.first else True,
         )
 
     def add(self, losses: Tensor) -> None:

@@ -1,0 +1,77 @@
+"""The processes of a run, as torchrun starts them; a single one without it."""
+
+import logging
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import TypeVar, cast
+
+import torch
+from torch import distributed
+
+__all__ = ["ALONE", "Ranks", "join_ranks", "ranks_of_environment"]
+
+Item = TypeVar("Item")
+
+
+class Ranks:
+    """One process among those of a run.
+
+    Args:
+        rank: Number of this process, from 0.
+        world: Number of processes.
+        local: Number of this process on its machine.
+    """
+
+    def __init__(self, rank: int = 0, world: int = 1, local: int = 0) -> None:
+        self.rank, self.world, self.local = rank, world, local
+        self.control: distributed.ProcessGroup | None = None
+
+    @property
+    def first(self) -> bool:
+        """Whether this is the process that writes files and speaks."""
+        return self.rank == 0
+
+    def gather(self, item: Item) -> list[Item]:
+        """The item of every rank, in their order, on every rank. Waits for all of them."""
+        if self.world == 1:
+            return [item]
+        items: list[Item | None] = [None] * self.world
+        distributed.all_gather_object(items, item, group=self.control)
+        return items  # type: ignore[return-value]
+
+    def share(self, indices: list[int]) -> list[int]:
+        """This rank's part of a batch; parts differ by one at most, and no index is in two."""
+        return indices[self.rank :: self.world]
+
+
+ALONE = Ranks()
+
+
+def ranks_of_environment() -> Ranks:
+    """Read what torchrun has set."""
+    names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
+    if not all(name in os.environ for name in names):
+        return Ranks()
+    return Ranks(*(int(os.environ[name]) for name in names))
+
+
+@contextmanager
+def join_ranks(ranks: Ranks, device: torch.device) -> Iterator[None]:
+    """Connect the processes of a run for as long as it lasts.
+
+    Gradients travel by NCCL between GPUs. All else is small and on the host, and travels by gloo,
+    so that no step waits for a GPU.
+    """
+    if ranks.world == 1:
+        yield
+        return
+    if not ranks.first:
+        logging.getLogger("recon").setLevel(logging.ERROR)
+    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
+    try:
+        # For a process outside the group this is a number; here every process is inside.
+        ranks.control = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
+        yield
+    finally:
+        distributed.destroy_process_group()

@@ -1,0 +1,133 @@
+"""Several processes do together what one does alone."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import torch
+from torchvision.utils import save_image
+
+ROOT = Path(__file__).parent.parent
+
+# A run on the CPU with a network without batch normalisation, whose statistics each rank keeps.
+PROGRAM = """
+import sys
+from torch import nn
+sys.path.insert(0, {root!r})
+import Config
+from datasets import ImageFolderDataset
+from recon.command import run_command
+from recon.pipeline import run_evaluation, run_training
+
+class Plain(nn.Sequential):
+    def __init__(self, channels):
+        super().__init__(
+            nn.Conv2d(channels, 8, 3, padding=1), nn.LeakyReLU(), nn.Conv2d(8, channels, 1),
+            nn.Sigmoid(),
+        )
+
+def job(settings, asked):
+    run_training(settings, "mse", Plain, ImageFolderDataset, asked=asked)
+    run_evaluation(settings, "mse", Plain, ImageFolderDataset, asked=asked)
+
+sys.exit(run_command(Config, sys.argv[1:], job))
+"""
+
+
+def launch(tmp_path: Path, name: str, ranks: int, images: Path) -> Path:
+    """Train and evaluate on so many processes; returns the folder of what they wrote."""
+    out = tmp_path / name
+    program = tmp_path / "program.py"
+    program.write_text(PROGRAM.format(root=str(ROOT)))
+    flags = {
+        "GPUs": "", "precision": "float32", "num_workers": "0", "tile_size": "16",
+        "num_epochs": "2", "batch_size_train": "4", "batch_size_test": "3", "learning_rate": "0.01",
+        "folder_path_train": str(images), "folder_path_test": str(images),
+        "validation_group": "image", "validation_fraction": "0.3", "save_interval": "1",
+        "model_saved_location_mse": str(out), "training_loss_file_mse": str(out / "loss.csv"),
+        "model_path_mse": str(out / "Final_Model_AE_MSE.pth"),
+        "recon_output_mse": str(out / "pictures"),
+        "reconstruction_metrics_mse": str(out / "metrics.xlsx"),
+    }  # fmt: skip
+    command = [sys.executable]
+    if ranks > 1:
+        command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
+    command += [str(program), *(part for k, v in flags.items() for part in (f"--{k}", v))]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    assert done.returncode == 0, done.stderr
+    (out / "stdout").write_text(done.stdout)
+    return out
+
+
+@pytest.fixture(scope="module")
+def runs(
+    tmp_path_factory: pytest.TempPathFactory,
+) -> dict[int, Path]:
+    """The same run on one process and on two."""
+    folder = tmp_path_factory.mktemp("ranks")
+    images = folder / "images"
+    generator = torch.Generator().manual_seed(0)
+    for i in range(11):
+        path = images / f"{'ab'[i % 2]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image(torch.rand(3, 16, 16, generator=generator), path)
+    (images / "a/damaged.png").write_bytes(b"no image")
+    return {ranks: launch(folder, f"on{ranks}", ranks, images) for ranks in (1, 2)}
+
+
+def columns(path: Path, names: tuple[str, ...]) -> list[list[float]]:
+    return pd.read_csv(path)[list(names)].to_numpy().tolist()
+
+
+def test_two_ranks_learn_the_same_weights_as_one_process(runs: dict[int, Path]) -> None:
+    one, two = (torch.load(runs[n] / "Final_Model_AE_MSE.pth", weights_only=True) for n in (1, 2))
+    assert one.keys() == two.keys()
+    for name in one:
+        torch.testing.assert_close(two[name], one[name], rtol=1e-4, atol=1e-6)
+
+
+def test_two_ranks_log_the_losses_of_all_images(runs: dict[int, Path]) -> None:
+    names = ("Loss", "Validation Loss", "Validation PSNR", "Validation SSIM")
+    one, two = (columns(runs[n] / "loss.csv", names) for n in (1, 2))
+    torch.testing.assert_close(torch.tensor(two), torch.tensor(one), rtol=1e-4, atol=1e-6)
+
+
+def test_two_ranks_evaluate_every_image_once_and_in_order(runs: dict[int, Path]) -> None:
+    one, two = (pd.read_csv(runs[n] / "metrics.csv") for n in (1, 2))
+    assert list(two["Image Path"]) == list(one["Image Path"])
+    assert len(two) == 11
+    names = ["MSE", "PSNR", "SSIM"]
+    torch.testing.assert_close(
+        torch.tensor(two[names].to_numpy()),
+        torch.tensor(one[names].to_numpy()),
+        rtol=1e-3,
+        atol=1e-6,
+    )
+
+
+def test_two_ranks_write_every_picture(runs: dict[int, Path]) -> None:
+    one, two = (
+        sorted(str(p.relative_to(runs[n])) for p in (runs[n] / "pictures").rglob("*.png"))
+        for n in (1, 2)
+    )
+    assert two == one
+    assert len(two) == 11
+
+
+def test_an_unreadable_image_is_listed_once_whatever_rank_met_it(runs: dict[int, Path]) -> None:
+    for ranks in (1, 2):
+        text = (runs[ranks] / "stdout").read_text()
+        assert text.count("Skipped 1 unreadable images") == 2  # after training, after evaluation
+        record = json.loads((runs[ranks] / "Final_Model_AE_MSE.json").read_text())
+        assert record["results"]["unreadable"] == 1
+
+
+def test_only_the_first_rank_speaks(runs: dict[int, Path]) -> None:
+    lines = (runs[2] / "stdout").read_text().splitlines()
+    assert sum(line.startswith("Epoch 1/2, Average Loss: ") for line in lines) == 1
+    assert sum(line.startswith("Workbook: ") for line in lines) == 1
