@@ -4,7 +4,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from datetime import datetime, timezone
 from importlib import metadata
 from pathlib import Path
@@ -25,7 +25,7 @@ def describe_run() -> dict[str, Any]:
     }
 
 
-def fingerprint(paths: Sequence[str], folder: str) -> str:
+def fingerprint(paths: Iterable[str], folder: str) -> str:
     """SHA-256 over path below the folder and size in bytes of every file, in their order."""
     digest = hashlib.sha256()
     for path in paths:

@@ -17,7 +17,7 @@ from recon.evaluation.summary import Summary, Tally
 from recon.evaluation.workbook import RecordWriter
 from recon.files import check_target, check_writable
 from recon.models.registry import Builder
-from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
+from recon.pipeline.images import Datasets, FolderDataset, Relatives, open_folder, report_unreadable
 from recon.pipeline.models import LoadedModel, load_model
 from recon.provenance import describe_run, fingerprint, flatten
 from recon.ranks import join_ranks
@@ -165,7 +165,6 @@ def _run_record(
     unreadable: list[str],
 ) -> dict[str, Any]:
     """Where the figures come from, for the workbook's last sheet."""
-    relatives = [dataset.paths.relative(i) for i in range(len(dataset))]
     return {
         **describe_run(),
         "model": str(path),
@@ -175,7 +174,7 @@ def _run_record(
             "folder": settings.folder_path_test,
             "found": len(dataset),
             "unreadable": len(unreadable),
-            "fingerprint": fingerprint(relatives, settings.folder_path_test),
+            "fingerprint": fingerprint(Relatives(dataset.paths), settings.folder_path_test),
         },
         "skipped": {str(i): visible(reason) for i, reason in enumerate(unreadable, 1)},
         "device": model.runtime.name,

@@ -3,7 +3,7 @@
 import logging
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,7 +20,14 @@ from recon.settings import Settings
 from recon.training.runtime import Runtime
 from recon.training.trainer import Split
 
-__all__ = ["Datasets", "open_folder", "report_unreadable", "training_data"]
+__all__ = [
+    "Datasets",
+    "FolderDataset",
+    "Relatives",
+    "open_folder",
+    "report_unreadable",
+    "training_data",
+]
 
 logger = logging.getLogger("recon")
 
@@ -42,6 +49,27 @@ class Paths(Protocol):
 
     def select(self, indices: Iterable[int], /) -> "Paths":
         """The paths at these indices."""
+
+
+class Relatives(Sequence[str]):
+    """The paths below their folder, one at a time: a list of a million takes 100 MB."""
+
+    def __init__(self, paths: Paths) -> None:
+        self.paths = paths
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self.paths.relative(i) for i in range(len(self))[index]]
+        return self.paths.relative(range(len(self))[index])
 
 
 class FolderDataset(ImageDataset, Protocol):
@@ -128,9 +156,8 @@ def training_data(
 
 def _split(paths: Paths, settings: Settings) -> tuple[Sequence[int], Sequence[int]]:
     fraction, group = settings.validation_fraction, settings.validation_group
-    names = [paths.relative(i) for i in range(len(paths))]
     try:
-        kept, aside = split_by_group(names, fraction, group, settings.seed)
+        kept, aside = split_by_group(Relatives(paths), fraction, group, settings.seed)
     except ValueError as error:
         raise UserError(str(error)) from None
     share = len(aside) / len(paths)
@@ -161,7 +188,7 @@ def _describe(paths: Paths) -> dict[str, Any]:
     return {
         "folder": paths.folder,
         "images": len(paths),
-        "fingerprint": fingerprint([paths.relative(i) for i in range(len(paths))], paths.folder),
+        "fingerprint": fingerprint(Relatives(paths), paths.folder),
     }
 
 
@@ -182,7 +209,7 @@ def _order(paths: Paths, settings: Settings) -> Callable[[int], NDArray[np.int64
     count = len(paths)
     groups = [np.arange(count)]
     if settings.balance_folders:
-        groups = by_group([paths.relative(i) for i in range(count)], "folder")
+        groups = by_group(Relatives(paths), "folder")
     images = settings.images_per_epoch or count
     return lambda epoch: draw_epoch(groups, images, seed=settings.seed, epoch=epoch)
 

@@ -103,16 +103,18 @@ class Trainer:
         """
         with watch_signals() as watch:
             while self.state.epoch < self.plan.epochs:
-                self._train_epoch(watch)
-                if watch.signum is None:
+                if self._train_epoch(watch) is None:
                     self._close_epoch()
                 save(self)
-                if watch.signum is not None:
-                    raise InterruptedRunError(watch.signum)
+                signum = self._signal(watch)
+                if signum is not None:
+                    raise InterruptedRunError(signum)
 
     # One epoch
 
-    def _train_epoch(self, watch: Watch) -> None:
+    def _train_epoch(self, watch: Watch) -> int | None:
+        """Train to the end of the epoch, or to the signal that is returned."""
+        signum = None
         self.model.train()
         batches = self.train.batches
         batches.epoch, batches.start = self.state.epoch, self.state.step
@@ -120,20 +122,24 @@ class Trainer:
         meter = _Meter(self.state, self.runtime, title, batches.batches)
         for batch in self.train.loader:
             self._note_unreadable(batch, self.train)
-            here = (len(batch.indices), watch.signum)
-            counts, signals = zip(*self.ranks.gather(here), strict=True)
+            counts = self.ranks.gather(len(batch.indices))
             if min(counts) > 0:  # Gradients are exchanged: all ranks take a step, or none.
                 meter.add(self._step(batch, sum(counts)))
             meter.advance()
-            watch.signum = next((signum for signum in signals if signum is not None), None)
-            if watch.signum is not None:
+            signum = self._signal(watch)
+            if signum is not None:
                 break
         meter.close()
         self._pool()
-        if self.state.images == 0 and watch.signum is None:
+        if self.state.images == 0 and signum is None:
             raise UserError(f"none of the {batches.count} training images can be read")
         if not self._weights_are_finite():
             raise _not_finite(self.state.epoch + 1, self.state.step)
+        return signum
+
+    def _signal(self, watch: Watch) -> int | None:
+        """The signal that has reached any rank: all of them end at the same step."""
+        return next((s for s in self.ranks.gather(watch.signum) if s is not None), None)
 
     def _step(self, batch: Batch, total: int) -> Tensor:
         """One step of the optimiser; returns the losses of this rank's images, (N,).
