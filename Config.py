@@ -47,6 +47,8 @@ model_path_ssim = "sample_models/model_auto_encoder_reconstruction_ssim.pth"
 recon_output_mse = "reconstructed_images/MSE/"
 recon_output_ssim = "reconstructed_images/SSIM/"
 
+save_images = "all"  # "all", "none", or a number: so many of the worst, the best and a sample
+
 # Workbooks
 reconstruction_metrics_mse = "reconstructed_images/validation_reconstruction_metrics_mse.xlsx"
 reconstruction_metrics_ssim = "reconstructed_images/validation_reconstruction_metrics_ssim.xlsx"

@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 # A short run on the images that ship; `make train TRAIN_FLAGS="..."` changes it.
 TRAIN_FLAGS ?= --num_epochs 60 --batch_size_train 4 --save_interval 20
 
-.PHONY: help train test test-gpu lint notebook clean
+.PHONY: help train test test-gpu lint bench notebook clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -31,6 +31,10 @@ lint: $(READY)  ## check format, style and types
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/mypy
+
+bench: $(READY)  ## measure speeds beside the conventional loop
+	$(BIN)/python -m benchmarks.throughput
+	$(BIN)/python -m benchmarks.augmentation
 
 notebook: $(READY)  ## open visualize.ipynb
 	$(BIN)/jupyter lab visualize.ipynb

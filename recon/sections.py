@@ -59,13 +59,8 @@ class Training(Section):
     )
     num_epochs: int = Field(100, ge=1, description="epochs")
     batch_size_train: int = Field(16, ge=1, description="images per step, over all GPUs together")
-    images_per_epoch: int = Field(
-        0, ge=0, description="images drawn in an epoch; 0: every training image once"
-    )
-    balance_folders: bool = Field(
-        False,
-        description="draw equally often from every folder that holds images, however many",
-    )
+    images_per_epoch: int = Field(0, ge=0, description="images drawn in an epoch; 0: each once")
+    balance_folders: bool = Field(False, description="draw equally often from every folder")
     model_saved_location_mse: str = Field(
         "checkpoints/MSE", min_length=1, description="folder for the checkpoints of the MSE loss"
     )
@@ -105,6 +100,11 @@ class Evaluation(Section):
     recon_output_ssim: str = Field(
         "reconstructed_images/SSIM/", min_length=1, description="folder for side-by-side pictures"
     )
+    save_images: int | str = Field(
+        "all",
+        description='side-by-side pictures: "all", "none", or a number: so many of the worst, of '
+        "the best, and of an even sample",
+    )
     reconstruction_metrics_mse: str = Field(
         "reconstructed_images/validation_reconstruction_metrics_mse.xlsx",
         description="workbook; the same rows are written beside it as csv",
@@ -113,6 +113,13 @@ class Evaluation(Section):
         "reconstructed_images/validation_reconstruction_metrics_ssim.xlsx",
         description="workbook; the same rows are written beside it as csv",
     )
+
+    @field_validator("save_images")
+    @classmethod
+    def _is_choice(cls, value: int | str) -> int | str:
+        if value not in ("all", "none") and not (isinstance(value, int) and value > 0):
+            raise ValueError('must be "all", "none" or a number above 0')
+        return value
 
     @field_validator("reconstruction_metrics_mse", "reconstruction_metrics_ssim")
     @classmethod

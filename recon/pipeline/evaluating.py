@@ -3,7 +3,6 @@
 import logging
 from collections.abc import Iterator
 from contextlib import ExitStack
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +10,8 @@ from tqdm import tqdm
 
 from recon.data.loaders import Batches, Failure, make_loader
 from recon.errors import UserError
-from recon.evaluation.evaluator import PictureWriter, evaluate, picture_names
+from recon.evaluation.evaluator import evaluate
+from recon.evaluation.pictures import PictureWriter, Selection, picture_names
 from recon.evaluation.records import Record, visible
 from recon.evaluation.summary import Summary, Tally
 from recon.evaluation.workbook import RecordWriter
@@ -145,16 +145,24 @@ def _evaluated(
         disable=None if runtime.ranks.first else True,  # None: where there is no terminal
     )
     with PictureWriter(pictures, names, PICTURE_THREADS) as writer, bar:
+        selection = None
+        if settings.save_images not in ("all", "none"):
+            selection = Selection(int(settings.save_images), len(dataset))
         for part in evaluate(model.reconstruct, loader, dataset.paths.__getitem__, runtime.device):
             if part.failures and settings.unreadable_images == "stop":
                 raise UserError(f"unreadable image: {part.failures[0].reason}")
-            writer.write(part)
-            parts = runtime.ranks.gather((part.indices, part.records, part.failures))
-            pairs = [zip(indices, records, strict=True) for indices, records, _ in parts]
-            ordered = sorted(chain.from_iterable(pairs))
-            failures = sorted(failure for *_, found in parts for failure in found)
+            if settings.save_images == "all":
+                writer.write(part.comparisons)
+            elif selection is not None:
+                selection.add(part.comparisons)
+            here = [(c.image, c.record) for c in part.comparisons]
+            parts = runtime.ranks.gather((here, part.failures))
+            ordered = sorted(pair for pairs, _ in parts for pair in pairs)
+            failures = sorted(failure for _, found in parts for failure in found)
             bar.update(len(ordered) + len(failures))
             yield [record for _, record in ordered], failures
+        if selection is not None:
+            writer.write(selection.chosen(runtime.ranks.gather))
 
 
 def _run_record(

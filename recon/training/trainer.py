@@ -101,6 +101,8 @@ class Trainer:
             UserError: If the loss is not finite, or an image is unreadable and the plan says stop.
             InterruptedRunError: If a signal ended the run; it has been saved.
         """
+        if not self.ranks.first:  # The sums of an epoch that is resumed count once.
+            self.state.loss_sum, self.state.images = 0.0, 0
         with watch_signals() as watch:
             while self.state.epoch < self.plan.epochs:
                 if self._train_epoch(watch) is None:

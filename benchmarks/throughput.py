@@ -1,0 +1,287 @@
+"""Images per second of this engine and of the conventional loop, on this machine, in one run.
+
+    python -m benchmarks.throughput            # the GPU where there is one, else the CPU
+    python -m benchmarks.throughput --device cpu --batch 16
+
+Prints one table. Decoding, augmentation and loading are measured on their own; "bare step" is
+training on one batch that is already on the device; "end to end" is training from image files,
+from the second epoch. "Share of the limit" is the arithmetic of the network at the measured rate
+of a matrix product, against the time that was taken.
+"""
+
+import argparse
+import logging
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+from skimage import data
+from torch import Tensor, nn
+
+from Auto_encoder import AutoEncoder
+from benchmarks import conventional
+from benchmarks.limits import copy_rate, flops_of, matrix_rate, median_seconds
+from datasets import ImageFolderDataset
+from recon.data.augment import augment
+from recon.data.cache import HEADER, CachedDataset, MemoryStore
+from recon.data.loaders import Batches, make_loader
+from recon.data.ranges import AugmentationRanges
+from recon.models.output import reconstruct
+from recon.objectives.losses import Objective
+from recon.pipeline import run_evaluation, run_training
+from recon.settings import Settings
+from recon.training.runtime import Runtime, start_runtime
+
+TILE = 256  # pixels
+RANGES = AugmentationRanges()
+
+
+class Readable(Protocol):
+    """A dataset."""
+
+    def __getitem__(self, index: int, /) -> Tensor: ...
+
+
+class Row(NamedTuple):
+    """Images per second of both."""
+
+    name: str
+    conventional: float
+    engine: float
+    limit: float | None = None  # images per second
+
+
+class Bench(NamedTuple):
+    """What every measurement needs."""
+
+    folder: Path
+    paths: list[Path]
+    runtime: Runtime
+    batch: int
+    workers: int
+    seconds: float
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network runs."""
+        return self.runtime.device
+
+
+def write_tiles(folder: Path, count: int) -> list[Path]:
+    """Cut tiles at random from a picture of tissue."""
+    picture, generator = data.immunohistochemistry(), np.random.default_rng(0)
+    paths = [folder / f"{'ab'[i % 2]}/{i:04d}.png" for i in range(count)]
+    for path in paths:
+        y, x = generator.integers(0, 512 - TILE, 2)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture[y : y + TILE, x : x + TILE]).save(path)
+    return paths
+
+
+def decode(bench: Bench) -> Row:
+    """Reading one image: from the file, and from the cache."""
+    plain = conventional.PilDataset(bench.paths, augmented=False)
+    cached = cached_dataset(bench)
+    for i in range(len(bench.paths)):
+        cached[i]
+    before, now = (one_by_one(d, bench) for d in (plain, cached))
+    return Row("decode (engine: second epoch)", before, now)
+
+
+def one_by_one(dataset: Readable, bench: Bench) -> float:
+    """Images per second of a dataset in this process."""
+    indices: Iterator[int] = iter(np.tile(np.arange(len(bench.paths)), 10_000))
+    cpu = torch.device("cpu")
+    work: Callable[[], object] = lambda: dataset[int(next(indices))]  # noqa: E731
+    return 1 / median_seconds(work, cpu, bench.seconds / 4)
+
+
+def augmentation(bench: Bench) -> Row:
+    """Augmenting one batch on the device, against one image in one process."""
+    change = conventional.transform()
+    images = [Image.open(path).convert("RGB") for path in bench.paths[: bench.batch]]
+    before = median_seconds(lambda: [change(x) for x in images], bench.device, bench.seconds / 4)
+    batch = torch.rand(bench.batch, 3, TILE, TILE, device=bench.device)
+    now = median_seconds(lambda: augment(batch, RANGES, seed=1), bench.device, bench.seconds / 4)
+    return Row("augmentation (conventional: one process)", bench.batch / before, bench.batch / now)
+
+
+def loading(bench: Bench) -> Row:
+    """Batches from worker processes; augmented in them by the conventional loop."""
+    loader = conventional.make_loader(bench.paths, bench.batch, bench.workers)
+    before = epoch_rate(lambda: ((len(images), None) for images in loader))
+    batches = Batches(len(bench.paths), bench.batch)
+    ours = make_loader(cached_dataset(bench), batches, num_workers=bench.workers, pin_memory=False)
+    for _ in ours:  # The first epoch decodes.
+        pass
+    return Row("loader", before, epoch_rate(lambda: ((len(b.images), None) for b in ours)))
+
+
+def epoch_rate(epoch: Callable[[], Iterator[tuple[int, object]]]) -> float:
+    """Images per second of a whole epoch."""
+    started = time.perf_counter()
+    images = sum(count for count, _ in epoch())
+    return images / (time.perf_counter() - started)
+
+
+def cached_dataset(bench: Bench) -> CachedDataset:
+    """The engine's dataset, its cache empty."""
+    dataset = ImageFolderDataset(bench.folder, TILE)
+    shape, slots = (3, TILE, TILE), len(bench.paths)
+    store = MemoryStore(slots * (HEADER + 3 * TILE * TILE))
+    return CachedDataset(dataset, store, shape=shape, options="", slots=slots)
+
+
+def bare_step(bench: Bench) -> Row:
+    """Training on one batch that is on the device."""
+    images = torch.rand(bench.batch, 3, TILE, TILE, device=bench.device)
+    plain = AutoEncoder().to(bench.device)
+    adam = torch.optim.Adam(plain.parameters(), lr=1e-4)
+    before = bench.batch / median_seconds(
+        lambda: conventional.step(plain, adam, images), bench.device, bench.seconds
+    )
+    model = bench.runtime.place(AutoEncoder())
+    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    now = bench.batch / median_seconds(
+        lambda: engine_step(bench, model, optimizer, images), bench.device, bench.seconds
+    )
+    return Row("bare step", before, now, limit(bench, backward=True))
+
+
+def engine_step(
+    bench: Bench, model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor
+) -> None:
+    """What the trainer does with a batch, but for augmentation."""
+    optimizer.zero_grad(set_to_none=True)
+    with bench.runtime.autocast():
+        output = reconstruct(model, images.contiguous(memory_format=torch.channels_last))
+    Objective({"mse": 1.0})(output.reconstruction, images).mean().backward()  # type: ignore[no-untyped-call]
+    nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+    optimizer.step()
+
+
+def limit(bench: Bench, *, backward: bool) -> float:
+    """Images per second if nothing but the network's arithmetic took time."""
+    model = AutoEncoder().to(bench.device)
+    flops = flops_of(model, torch.rand(2, 3, TILE, TILE, device=bench.device), backward=backward)
+    dtype = torch.float32 if bench.runtime.precision in ("float32", "tf32") else torch.bfloat16
+    return matrix_rate(bench.device, dtype) / flops
+
+
+def inference(bench: Bench) -> Row:
+    """Reconstructing one batch that is on the device."""
+    images = torch.rand(bench.batch, 3, TILE, TILE, device=bench.device)
+    plain = AutoEncoder().to(bench.device).eval()
+    model = bench.runtime.place(AutoEncoder()).eval()
+
+    def engine() -> None:
+        with torch.no_grad(), bench.runtime.autocast():
+            reconstruct(model, images.contiguous(memory_format=torch.channels_last))
+
+    def usual() -> None:
+        with torch.no_grad():
+            plain(images)
+
+    before, now = (
+        bench.batch / median_seconds(work, bench.device, bench.seconds) for work in (usual, engine)
+    )
+    return Row("inference", before, now, limit(bench, backward=False))
+
+
+def training(bench: Bench, out: Path) -> Row:
+    """From image files to a trained network, the second epoch."""
+    loader = conventional.make_loader(bench.paths, bench.batch, bench.workers)
+    model = AutoEncoder().to(bench.device)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-4)
+    before = epoch_rate(
+        lambda: ((len(x), conventional.step(model, adam, x.to(bench.device))) for x in loader)
+    )
+    settings = bench_settings(bench, out)
+    run_training(settings, "mse", AutoEncoder, ImageFolderDataset)
+    log = np.genfromtxt(settings.training_loss_file_mse, delimiter=",", names=True)
+    return Row("training, end to end", before, float(log["Imagess"][-1]))
+
+
+def evaluation(bench: Bench, out: Path) -> Row:
+    """From image files to metrics and a picture of every tile."""
+    model = AutoEncoder().to(bench.device)
+    (out / "conventional").mkdir()
+    part = bench.paths[: min(len(bench.paths), 64)]  # It is slow, and its rate constant.
+    started = time.perf_counter()
+    conventional.evaluate(model, part, out / "conventional", bench.device)
+    before = len(part) / (time.perf_counter() - started)
+    started = time.perf_counter()
+    run_evaluation(bench_settings(bench, out), "mse", AutoEncoder, ImageFolderDataset)
+    return Row(
+        "evaluation with all pictures", before, len(bench.paths) / (time.perf_counter() - started)
+    )
+
+
+def bench_settings(bench: Bench, out: Path) -> Settings:
+    """Settings of three epochs on the tiles, and of their evaluation."""
+    return Settings(
+        GPUs="" if bench.device.type == "cpu" else "all",
+        num_workers=bench.workers,
+        folder_path_train=str(bench.folder),
+        folder_path_test=str(bench.folder),
+        num_epochs=3,
+        batch_size_train=bench.batch,
+        validation_fraction=0.0,
+        model_saved_location_mse=str(out / "checkpoints"),
+        training_loss_file_mse=str(out / "loss.csv"),
+        model_path_mse=str(out / "checkpoints/Final_Model_AE_MSE.pth"),
+        recon_output_mse=str(out / "pictures"),
+        reconstruction_metrics_mse=str(out / "metrics.xlsx"),
+    )
+
+
+def table(rows: Sequence[Row], bench: Bench) -> str:
+    """The rows in markdown, under the machine they were measured on."""
+    lines = [
+        f"{bench.runtime.name}, {bench.runtime.precision}, batches of {bench.batch}, "
+        f"{bench.workers} workers, PyTorch {torch.__version__}; "
+        f"copies {copy_rate(bench.device) / 1e9:.0f} GB/s",
+        "",
+        "| what | conventional, images/s | engine, images/s | ratio | share of the limit |",
+        "| --- | --- | --- | --- | --- |",
+    ]
+    for row in rows:
+        share = "" if row.limit is None else f"{row.engine / row.limit:.0%} of {row.limit:.1f}"
+        lines.append(
+            f"| {row.name} | {row.conventional:.1f} | {row.engine:.1f} "
+            f"| {row.engine / row.conventional:.1f} | {share} |"
+        )
+    return "\n".join(lines)
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, and print the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("--device", choices=["auto", "cpu"], default="auto")
+    parser.add_argument("--batch", type=int, default=0, help="images; 0: 16 on a CPU, 64 on a GPU")
+    parser.add_argument("--tiles", type=int, default=208, help="images in the folder")
+    parser.add_argument("--workers", type=int, default=2, help="processes that read images")
+    parser.add_argument("--seconds", type=float, default=12.0, help="of a measurement")
+    args = parser.parse_args(argv)
+    logging.getLogger("recon").setLevel(logging.WARNING)
+    gpus = "" if args.device == "cpu" else "all"
+    runtime = start_runtime(gpus, "auto", seed=0, deterministic=False)
+    batch = args.batch or (16 if runtime.device.type == "cpu" else 64)
+    with tempfile.TemporaryDirectory() as scratch:
+        tiles, out = Path(scratch, "tiles"), Path(scratch, "out")
+        paths = write_tiles(tiles, args.tiles)
+        bench = Bench(tiles, paths, runtime, batch, args.workers, args.seconds)
+        rows = [decode(bench), augmentation(bench), loading(bench), inference(bench)]
+        rows += [bare_step(bench), training(bench, out), evaluation(bench, out)]
+        sys.stdout.write(table(rows, bench) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

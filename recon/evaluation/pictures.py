@@ -1,0 +1,182 @@
+"""Side-by-side pictures of the evaluated images: which, under which names, and writing them.
+
+Pictures are (H, W, 3) or (H, W) uint8.
+"""
+
+import hashlib
+import heapq
+import os
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path, PurePath
+from types import TracebackType
+from typing import NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.evaluation.figures import Panel, compose_comparison
+from recon.evaluation.records import Record
+from recon.files import replacing
+
+__all__ = ["Comparison", "PictureWriter", "Selection", "picture_names"]
+
+SUFFIX = "_comparison.png"
+LONGEST_NAME = 255 - len(".partial")  # bytes: what file systems take, less the name while writing
+QUICK = 1  # PNG compression: four times faster than the default, a tenth larger
+
+
+Score = tuple[float, int]  # SSIM and index, which settles ties
+
+
+class Comparison(NamedTuple):
+    """One image and its reconstruction."""
+
+    image: int  # its index in the dataset
+    record: Record
+    original: NDArray[np.uint8]
+    reconstruction: NDArray[np.uint8]
+
+
+class Selection:
+    """Keeps the comparisons of lowest and of highest SSIM, and an even sample, in little memory.
+
+    Args:
+        number: Of each kind.
+        count: Of images.
+    """
+
+    def __init__(self, number: int, count: int) -> None:
+        self.number = number
+        self.sampled = set(
+            np.linspace(0, count - 1, min(number, count)).round().astype(int).tolist()
+        )
+        self.sample: list[Comparison] = []
+        self.worst: list[Comparison] = []
+        self.best: list[Comparison] = []
+
+    def add(self, comparisons: Sequence[Comparison]) -> None:
+        """Take more images into account."""
+        self.sample += [c for c in comparisons if c.image in self.sampled]
+        self.worst = heapq.nsmallest(self.number, [*self.worst, *comparisons], key=_by_ssim)
+        self.best = heapq.nlargest(self.number, [*self.best, *comparisons], key=_by_ssim)
+
+    def chosen(self, everywhere: Callable[[list[Score]], list[list[Score]]]) -> list[Comparison]:
+        """This process's comparisons among those selected over all processes.
+
+        Args:
+            everywhere: From the scores of this process to those of every process.
+        """
+        worst = _merged(everywhere([_by_ssim(c) for c in self.worst]))[: self.number]
+        best = _merged(everywhere([_by_ssim(c) for c in self.best]))[-self.number :]
+        wanted = {index for _, index in (*worst, *best)} | self.sampled
+        kept = {c.image: c for c in (*self.sample, *self.worst, *self.best)}
+        return [comparison for image, comparison in kept.items() if image in wanted]
+
+
+def _by_ssim(comparison: Comparison) -> Score:
+    return comparison.record.ssim, comparison.image
+
+
+def _merged(parts: Iterable[list[Score]]) -> list[Score]:
+    return sorted(score for part in parts for score in part)
+
+
+class PictureWriter:
+    """Composes and writes comparisons in threads while the next batch is evaluated.
+
+    Args:
+        folder: Below which pictures are written.
+        names: Relative name of each picture, by the index of its image.
+        threads: That compose and encode.
+    """
+
+    def __init__(self, folder: Path, names: Callable[[int], str], threads: int) -> None:
+        self.folder, self.names = folder, names
+        self.pool = ThreadPoolExecutor(threads)
+        self.most_pending = 8 * threads  # keeps memory constant when the disk is slow
+        self.pending: deque[Future[None]] = deque()
+
+    def __enter__(self) -> "PictureWriter":
+        return self
+
+    def write(self, comparisons: Iterable[Comparison]) -> None:
+        """Queue pictures.
+
+        Raises:
+            OSError: If an earlier picture could not be written.
+        """
+        for comparison in comparisons:
+            path = self.folder / self.names(comparison.image)
+            self.pending.append(self.pool.submit(_write, path, comparison))
+            while len(self.pending) > self.most_pending:
+                self.pending.popleft().result()
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        trace: TracebackType | None,
+    ) -> None:
+        self.pool.shutdown(cancel_futures=error is not None)
+        if error is None:
+            for future in self.pending:
+                future.result()
+
+
+def _write(path: Path, comparison: Comparison) -> None:
+    panels = (
+        Panel("Original", comparison.original),
+        Panel("Reconstruction", comparison.reconstruction),
+    )
+    picture = compose_comparison(panels, _caption(comparison.record))
+    with replacing(path) as partial:
+        picture.save(partial, format="PNG", compress_level=QUICK)
+
+
+def _caption(record: Record) -> str:
+    return f"MSE {record.mse:.5f}   PSNR {record.psnr:.2f} dB   SSIM {record.ssim:.4f}"
+
+
+def picture_names(relative: Callable[[int], str], count: int) -> Callable[[int], str]:
+    """Name the picture of each image so that no two are the same.
+
+    `a/1.png` gives `a/1_comparison.png`. Where a folder also holds `1.jpg`, each keeps its
+    extension: `a/1.png_comparison.png`.
+
+    Args:
+        relative: Path of an image below its folder, by its index.
+        count: Of images.
+    """
+    # Hashes, eight bytes each: the names of a million images would cost a hundred megabytes.
+    stems = np.fromiter((_hash(_stem(relative(i))) for i in range(count)), np.uint64, count)
+    paths = np.fromiter((_hash(relative(i)) for i in range(count)), np.uint64, count)
+    values, counts = np.unique(stems, return_counts=True)
+    # A stem is also taken where a file bears it as its whole name: 1.png beside 1.png.jpg.
+    shared = set(values[(counts > 1) | np.isin(values, paths)].tolist())
+
+    def name(index: int) -> str:
+        path = relative(index)
+        base = path if _hash(_stem(path)) in shared else _stem(path)
+        return _shortened(base)
+
+    return name
+
+
+def _stem(path: str) -> str:
+    return str(PurePath(path).with_suffix(""))
+
+
+def _hash(text: str) -> int:
+    digest = hashlib.blake2b(os.fsencode(text), digest_size=8).digest()
+    return int.from_bytes(digest, "little")
+
+
+def _shortened(base: str) -> str:
+    """Add the suffix, shortening names that the file system would refuse."""
+    parent, name = os.path.split(base)
+    if len(os.fsencode(name + SUFFIX)) > LONGEST_NAME:
+        kept = os.fsencode(name)[: LONGEST_NAME - len(SUFFIX) - 17]
+        name = f"{os.fsdecode(kept)}_{_hash(name):016x}"
+    return os.path.join(parent, name + SUFFIX)  # noqa: PTH118 - as str, like what it came from
