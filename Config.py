@@ -28,6 +28,7 @@ balance_folders = False  # Draw equally often from every folder, however many im
 model_saved_location_mse = "checkpoints/MSE"
 model_saved_location_ssim = "checkpoints/SSIM"
 save_interval = 5  # Keep a checkpoint every N epochs
+keep_checkpoints = 0  # How many of them to keep; 0: all
 
 # Loss of every epoch
 training_loss_file_mse = "training_loss_mse.csv"
@@ -63,6 +64,7 @@ color_mode = "rgb"  # "rgb" or "grey"
 intensity_range = None  # (lowest, highest) value of files deeper than 8 bit; None: their own range
 input_normalization = "imagenet"  # What the network is fed: "imagenet" statistics, or "none"
 unreadable_images = "skip"  # "skip" and list them at the end, or "stop"
+image_check_file = "image_check.xlsx"  # What Check_images.py writes, also as csv
 
 # ------------------------------------------------------------------
 # Validation: images that are never trained on

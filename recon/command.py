@@ -13,7 +13,7 @@ from recon.settings import Settings, load
 
 __all__ = ["run_command"]
 
-Job = Callable[[Settings, frozenset[str]], None]
+Job = Callable[[Settings, frozenset[str]], int | None]
 
 USER_ERROR = 2
 # The machine, not the program, is in the way: no traceback helps.
@@ -36,17 +36,17 @@ def run_command(
         config: The imported `Config` module.
         argv: Arguments without the program's name; None takes those of the process.
         job: Given the settings and the names that were asked for on this command line. It may
-            import torch: the GPUs are chosen by then.
+            import torch: the GPUs are chosen by then. It may return an exit code.
 
     Returns:
-        0 on success; 2 after an error that the user can put right, told in one line on stderr;
-        130 or 143 after Ctrl-C or SIGTERM.
+        The job's exit code, 0 if it returns none; 2 after an error that the user can put right,
+        told in one line on stderr; 130 or 143 after Ctrl-C or SIGTERM.
     """
     _log_to_console()
     try:
         settings, asked = load(config, list(sys.argv[1:] if argv is None else argv))
         select_gpus(settings.GPUs)
-        job(settings, asked)
+        code = job(settings, asked)
     except UserError as error:
         return _refuse(str(error))
     except InterruptedRunError as error:
@@ -57,7 +57,7 @@ def run_command(
         if error.errno not in ENVIRONMENT:
             raise
         return _refuse(f"{error.strerror}: {error.filename or 'while writing'}")
-    return 0
+    return code or 0
 
 
 def _refuse(message: str, code: int = USER_ERROR) -> int:

@@ -1,14 +1,29 @@
 """Files that appear whole under their name, or not at all."""
 
+import json
 import os
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
 
 from recon.errors import UserError
 
-__all__ = ["check_target", "check_writable", "partial_name", "publish", "replacing", "synchronise"]
+__all__ = [
+    "check_target",
+    "check_writable",
+    "exclusive",
+    "partial_name",
+    "publish",
+    "replacing",
+    "synchronise",
+    "write_json",
+]
+
+LOCK = ".lock"
 
 
 def partial_name(path: Path) -> Path:
@@ -19,6 +34,17 @@ def partial_name(path: Path) -> Path:
 def publish(path: Path) -> None:
     """Give a file that was written and synchronised under its partial name its final one."""
     os.replace(partial_name(path), path)  # noqa: PTH105 - the atomic call, by its plain name
+    if os.name == "posix":  # Elsewhere a folder cannot be opened, and renaming is synchronous.
+        _synchronise_folder(path.parent)
+
+
+def _synchronise_folder(folder: Path) -> None:
+    """Force the new name onto the disk."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def synchronise(path: Path) -> None:
@@ -45,6 +71,33 @@ def replacing(path: Path) -> Iterator[Path]:
         publish(path)
     finally:
         partial.unlink(missing_ok=True)
+
+
+def write_json(path: Path, record: Mapping[str, Any]) -> None:
+    """Write plain data atomically."""
+    with replacing(path) as partial:
+        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+
+
+@contextmanager
+def exclusive(folder: Path, setting: str) -> Iterator[None]:
+    """Keep other runs out of a folder; the lock goes with the process, however that ends.
+
+    Raises:
+        UserError: If another run is in it.
+    """
+    lock = FileLock(folder / LOCK, timeout=0)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise UserError(
+            f"{setting} must be a folder of its own for each run, got {str(folder)!r}, where "
+            f"another run is writing; wait for it or choose another folder"
+        ) from None
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def check_writable(folder: Path, setting: str) -> None:

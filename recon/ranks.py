@@ -1,9 +1,9 @@
 """The processes of a run, as torchrun starts them; a single one without it."""
 
+import atexit
 import logging
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+from functools import lru_cache
 from typing import TypeVar, cast
 
 import torch
@@ -56,22 +56,23 @@ def ranks_of_environment() -> Ranks:
     return Ranks(*(int(os.environ[name]) for name in names))
 
 
-@contextmanager
-def join_ranks(ranks: Ranks, device: torch.device) -> Iterator[None]:
-    """Connect the processes of a run for as long as it lasts.
+def join_ranks(ranks: Ranks, device: torch.device) -> None:
+    """Connect the processes of a run, until they end.
 
     Gradients travel by NCCL between GPUs. All else is small and on the host, and travels by gloo,
     so that no step waits for a GPU.
     """
     if ranks.world == 1:
-        yield
         return
     if not ranks.first:
         logging.getLogger("recon").setLevel(logging.ERROR)
-    distributed.init_process_group("nccl" if device.type == "cuda" else "gloo")
-    try:
-        # For a process outside the group this is a number; here every process is inside.
-        ranks.control = cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
-        yield
-    finally:
-        distributed.destroy_process_group()
+    ranks.control = _connect("nccl" if device.type == "cuda" else "gloo")
+
+
+@lru_cache
+def _connect(backend: str) -> distributed.ProcessGroup:
+    """Connect once: processes that connect again under one torchrun can wait for ever."""
+    distributed.init_process_group(backend)
+    atexit.register(distributed.destroy_process_group)
+    # For a process outside the group this is a number; here every process is inside.
+    return cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))

@@ -68,6 +68,7 @@ class Training(Section):
         "checkpoints/SSIM", min_length=1, description="folder for the checkpoints of the SSIM loss"
     )
     save_interval: int = Field(5, ge=1, description="epochs between the checkpoints that are kept")
+    keep_checkpoints: int = Field(0, ge=0, description="how many of them to keep; 0: all")
     training_loss_file_mse: str = Field(
         "training_loss_mse.csv", min_length=1, description="csv of every epoch, MSE loss"
     )
@@ -121,13 +122,6 @@ class Evaluation(Section):
             raise ValueError('must be "all", "none" or a number above 0')
         return value
 
-    @field_validator("reconstruction_metrics_mse", "reconstruction_metrics_ssim")
-    @classmethod
-    def _is_workbook(cls, value: str) -> str:
-        if not value.lower().endswith(".xlsx"):
-            raise ValueError("must end in .xlsx")
-        return value
-
 
 class Images(Section):
     """How image files become what the network is fed."""
@@ -154,6 +148,11 @@ class Images(Section):
     )
     unreadable_images: Literal["skip", "stop"] = Field(
         "skip", description="skip them, counted and listed at the end, or stop the run"
+    )
+    image_check_file: str = Field(
+        "image_check.xlsx",
+        description="workbook that Check_images.py writes; the same rows are written beside it "
+        "as csv",
     )
 
 

@@ -43,6 +43,15 @@ class Settings(
             raise ValueError(f"must be at least {MIN_EDGE} pixels, the window of SSIM")
         return value
 
+    @field_validator(
+        "reconstruction_metrics_mse", "reconstruction_metrics_ssim", "image_check_file"
+    )
+    @classmethod
+    def _is_workbook(cls, value: str) -> str:
+        if not value.lower().endswith(".xlsx"):
+            raise ValueError("must end in .xlsx")
+        return value
+
     @field_validator("intensity_range", "augment_scale", "augment_blur_sigma")
     @classmethod
     def _rises(cls, value: Range | None) -> Range | None:

@@ -8,7 +8,7 @@ import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FunctionType, ModuleType
-from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_origin
+from typing import Any, Literal, NamedTuple, NoReturn, TypeVar, get_args, get_origin
 
 from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
@@ -138,9 +138,11 @@ def _parse(text: str, field: FieldInfo) -> Any:
     """Text for a setting that takes text; otherwise the Python literal that it spells."""
     if field.annotation is str or get_origin(field.annotation) is Literal:
         return text
-    spelled = {"true": "True", "false": "False", "none": "None"}.get(text.lower(), text)
+    words = {"true": "True", "false": "False"}
+    if type(None) in get_args(field.annotation):
+        words["none"] = "None"
     try:
-        return ast.literal_eval(spelled)
+        return ast.literal_eval(words.get(text.lower(), text))
     except (ValueError, SyntaxError, TypeError, MemoryError, RecursionError):
         return text
 

@@ -61,11 +61,7 @@ def test_every_code_cell_follows_a_sentence_of_explanation() -> None:
     cells = nbformat.read(NOTEBOOK, as_version=4).cells
     kinds = [cell.cell_type for cell in cells]
     assert kinds[0] == "markdown"
-    assert all(
-        before == "markdown"
-        for before, kind in pairwise(kinds)
-        if kind == "code"
-    )
+    assert all(before == "markdown" for before, kind in pairwise(kinds) if kind == "code")
 
 
 def test_it_defines_nothing_of_its_own() -> None:

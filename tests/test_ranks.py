@@ -58,7 +58,9 @@ def launch(tmp_path: Path, name: str, ranks: int, images: Path) -> Path:
         command += ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={ranks}"]
     command += [str(program), *(part for k, v in flags.items() for part in (f"--{k}", v))]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(command, capture_output=True, text=True, env=environment, check=False)
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, timeout=180
+    )
     assert done.returncode == 0, done.stderr
     (out / "stdout").write_text(done.stdout)
     return out

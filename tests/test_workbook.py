@@ -245,14 +245,16 @@ def test_leaving_without_finish_publishes_nothing(tmp_path: Path) -> None:
     assert_untouched(tmp_path)
 
 
-@pytest.mark.parametrize("culprit", ["ExcelWriter.save", "_fill_summary", "synchronise"])
+@pytest.mark.parametrize(
+    "culprit", ["sheets.ExcelWriter.save", "workbook._fill_summary", "workbook.synchronise"]
+)
 def test_a_full_disk_at_the_end_leaves_no_partial_file(
     culprit: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise OSError(28, "No space left on device")
 
-    monkeypatch.setattr(f"recon.evaluation.workbook.{culprit}", fail)
+    monkeypatch.setattr(f"recon.evaluation.{culprit}", fail)
     paths = old_files(tmp_path)
     with pytest.raises(OSError, match="No space"), RecordWriter(*paths) as writer:
         writer.finish(Summary([], 0, [], []), {})

@@ -11,38 +11,29 @@ is, since a guarding apostrophe would change the data for every program that rea
 """
 
 import csv
-import math
-import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Iterable, Iterator, Mapping
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
-from zipfile import ZIP_DEFLATED, ZipFile
 
-from openpyxl import Workbook
-from openpyxl.cell import Cell, WriteOnlyCell
-from openpyxl.cell.rich_text import CellRichText
-from openpyxl.styles import Alignment, Font, PatternFill
+from openpyxl.cell import Cell
 from openpyxl.worksheet.worksheet import Worksheet
-from openpyxl.writer.excel import ExcelWriter
 
 from recon.evaluation.records import COLUMNS, NUMBER_FORMATS, Record, visible
+from recon.evaluation.sheets import (
+    SHEET_ROWS,
+    Value,
+    fill_run,
+    make_cell,
+    make_header,
+    open_book,
+    put_number,
+    put_text,
+    save_book,
+    set_columns,
+)
 from recon.evaluation.summary import Statistics, Summary
 from recon.files import partial_name, publish, synchronise
-
-SHEET_ROWS = 1_048_575
-"""Records that fit a sheet: 2**20 rows (ECMA-376), less the header."""
-
-CELL_CHARACTERS = 32_767
-"""Characters that fit a cell."""
-
-BOLD = Font(bold=True)
-SHADE = PatternFill("solid", fgColor="E8EDF3")
-# Excel reads ``_x1024_`` in a text as the character U+1024, and tiles are often named by position.
-_ESCAPE_LIKE = re.compile("(?<=_)(?=x[0-9A-Fa-f]{4}_)")
-
-Value = str | int | float
 
 
 class RecordWriter:
@@ -133,35 +124,20 @@ def write_workbook(
         summary: What the sheet "Summary" shows.
         run: What the sheet "Run" shows.
     """
-    with _open_book() as book:
+    with open_book() as book:
         rows = _fill_metrics(book.create_sheet("Metrics"), csv_path)
         _fill_summary(book.create_sheet("Summary"), summary, rows)
-        _fill_run(book.create_sheet("Run"), run)
-        # Not Workbook.save: it leaves the archive open when the disk is full.
-        with ZipFile(xlsx_path, "w", ZIP_DEFLATED) as archive:
-            ExcelWriter(book, archive).save()
-
-
-@contextmanager
-def _open_book() -> Iterator[Workbook]:
-    """A streaming workbook whose sheets are closed in order, also after an exception."""
-    book = Workbook(write_only=True)
-    try:
-        yield book
-    finally:
-        for sheet in book:
-            if not sheet.closed:
-                with suppress(OSError):
-                    sheet.close()
+        fill_run(book.create_sheet("Run"), run)
+        save_book(book, xlsx_path)
 
 
 def _fill_metrics(sheet: Worksheet, csv_path: Path) -> int:
     """Write the first rows of the csv; return how many rows the csv has."""
-    _set_columns(sheet, [64, *[12] * (len(COLUMNS) - 1)], frozen="A2")
-    cells = [_cell(sheet, "", NUMBER_FORMATS.get(column, "General")) for column in COLUMNS]
+    set_columns(sheet, [64, *[12] * (len(COLUMNS) - 1)], frozen="A2")
+    cells = [make_cell(sheet, "", NUMBER_FORMATS.get(column, "General")) for column in COLUMNS]
     with csv_path.open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
-        sheet.append(_header(sheet, next(rows)))
+        sheet.append(make_header(sheet, next(rows)))
         written = 0
         for row in islice(rows, SHEET_ROWS):
             sheet.append(_refill(cells, row))
@@ -172,24 +148,24 @@ def _fill_metrics(sheet: Worksheet, csv_path: Path) -> int:
 
 def _refill(cells: list[Cell], row: list[str]) -> list[Cell]:
     """Put a row into cells made once: each is written out before the next row comes."""
-    _put(cells[0], row[0])
+    put_text(cells[0], row[0])
     for cell, text in zip(cells[1:], row[1:], strict=True):
-        _put_number(cell, text)
+        put_number(cell, text)
     return cells
 
 
 def _fill_summary(sheet: Worksheet, summary: Summary, rows: int) -> None:
-    _set_columns(sheet, [64, *[12] * 6])
+    set_columns(sheet, [64, *[12] * 6])
     headings = ["Metric", "Images", "Mean", "Std. dev.", "Median", "Minimum", "Maximum"]
-    sheet.append(_header(sheet, headings))
+    sheet.append(make_header(sheet, headings))
     for entry in summary.statistics:
         sheet.append(_statistics_row(sheet, entry))
     sheet.append([])
     for note in _notes(summary, rows):
-        sheet.append([_cell(sheet, value) for value in note])
+        sheet.append([make_cell(sheet, value) for value in note])
     for title, listed in (("Worst by SSIM", summary.worst), ("Best by SSIM", summary.best)):
         sheet.append([])
-        sheet.append(_header(sheet, [title, *COLUMNS[1:4]]))
+        sheet.append(make_header(sheet, [title, *COLUMNS[1:4]]))
         for record in listed:
             sheet.append(_record_row(sheet, record))
 
@@ -203,65 +179,13 @@ def _notes(summary: Summary, rows: int) -> Iterator[tuple[Value, ...]]:
 
 def _statistics_row(sheet: Worksheet, entry: Statistics) -> list[Cell]:
     number_format = NUMBER_FORMATS.get(entry.metric, "General")
-    numbers = [_cell(sheet, value, number_format) for value in entry[2:]]
-    return [_cell(sheet, entry.metric), _cell(sheet, entry.images), *numbers]
+    numbers = [make_cell(sheet, value, number_format) for value in entry[2:]]
+    return [make_cell(sheet, entry.metric), make_cell(sheet, entry.images), *numbers]
 
 
 def _record_row(sheet: Worksheet, record: Record) -> list[Cell]:
     numbers = zip(COLUMNS[1:4], record[1:4], strict=True)
     return [
-        _cell(sheet, record.path),
-        *(_cell(sheet, value, NUMBER_FORMATS[column]) for column, value in numbers),
+        make_cell(sheet, record.path),
+        *(make_cell(sheet, value, NUMBER_FORMATS[column]) for column, value in numbers),
     ]
-
-
-def _fill_run(sheet: Worksheet, run: Mapping[str, str]) -> None:
-    _set_columns(sheet, [32, 96], frozen="A2")
-    sheet.append(_header(sheet, ["Name", "Value"]))
-    for name, value in run.items():
-        described = _cell(sheet, str(value))
-        described.alignment = Alignment(wrap_text=True, vertical="top")
-        sheet.append([_cell(sheet, name), described])
-
-
-def _set_columns(sheet: Worksheet, widths: Sequence[int], *, frozen: str | None = None) -> None:
-    sheet.freeze_panes = frozen
-    for letter, width in zip("ABCDEFGHIJ", widths, strict=False):
-        sheet.column_dimensions[letter].width = width
-
-
-def _header(sheet: Worksheet, titles: Sequence[str]) -> list[Cell]:
-    cells = [_cell(sheet, title) for title in titles]
-    for index, cell in enumerate(cells):
-        cell.font = BOLD
-        cell.fill = SHADE
-        cell.alignment = Alignment(horizontal="right" if index else "left")
-    return cells
-
-
-def _cell(sheet: Worksheet, value: Value, number_format: str = "General") -> Cell:
-    cell = WriteOnlyCell(sheet)
-    cell.number_format = number_format
-    if isinstance(value, str):
-        _put(cell, value)
-    else:
-        cell.alignment = Alignment(horizontal="right")
-        _put_number(cell, repr(float(value)) if isinstance(value, float) else str(value))
-    return cell
-
-
-def _put(cell: Cell, text: str) -> None:
-    """Store text as text: never a formula, an error or an escape sequence."""
-    text = visible(text)
-    if len(text) > CELL_CHARACTERS:
-        text = text[: CELL_CHARACTERS - 1] + "…"
-    runs = _ESCAPE_LIKE.split(text)
-    cell.value = text if len(runs) == 1 else CellRichText(*runs)
-    cell.data_type = "s"
-
-
-def _put_number(cell: Cell, digits: str) -> None:
-    """Store a number by its digits: openpyxl would round a float to 16 of them."""
-    finite = math.isfinite(float(digits))
-    cell.value = digits if finite else digits.replace("nan", "n/a")
-    cell.data_type = "n" if finite else "s"

@@ -18,6 +18,7 @@ WINDOW = 11  # pixels
 SIGMA = 1.5  # pixels
 K1, K2 = 0.01, 0.03  # section III-C of the paper
 DYNAMIC_RANGE = 1.0
+BLOCK = 32  # places filtered by one matrix product
 
 
 def ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
@@ -25,9 +26,11 @@ def ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
 
     An 11x11 Gaussian window of sigma 1.5, population variances, averaged over the valid region
     and then over channels: scikit-image's `gaussian_weights=True, use_sample_covariance=False`.
-    Computed in float32 whatever precision the network runs in. A constant for each image and
-    channel is taken off before filtering and put back to the means: the variances are then
-    differences of small numbers, where float32 on bright tiles otherwise loses four digits.
+    Computed in float32 whatever precision the network runs in, or in float64 if both images are:
+    float32 is for training, and is off by up to 3e-5 next to areas of pure black or white. A
+    constant for each image and channel is taken off before filtering and put back to the means:
+    the variances are then differences of small numbers, where float32 on bright tiles otherwise
+    loses four digits.
 
     Args:
         reconstruction: (N, C, H, W) in [0, 1].
@@ -44,7 +47,8 @@ def ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
     """
     _check(reconstruction, target)
     with full_precision(target.device):
-        return _ssim_map(reconstruction.float(), target.float()).flatten(1).mean(1)
+        images = [x if x.dtype == torch.float64 else x.float() for x in (reconstruction, target)]
+        return _ssim_map(*images).flatten(1).mean(1)
 
 
 def _ssim_map(x: Tensor, y: Tensor) -> Tensor:
@@ -52,7 +56,8 @@ def _ssim_map(x: Tensor, y: Tensor) -> Tensor:
     c1, c2 = (K1 * DYNAMIC_RANGE) ** 2, (K2 * DYNAMIC_RANGE) ** 2
     centre_x, centre_y = (images.detach().mean((2, 3), keepdim=True) for images in (x, y))
     x, y = x - centre_x, y - centre_y
-    moments = _filter(torch.cat([x, y, x * x, y * y, x * y], dim=1))
+    filter_maps = _filter if x.dtype == torch.float32 else _filter_exactly
+    moments = filter_maps(torch.cat([x, y, x * x, y * y, x * y], dim=1))
     mean_x, mean_y, square_x, square_y, product = moments.chunk(5, dim=1)
     variance_x = square_x - mean_x * mean_x
     variance_y = square_y - mean_y * mean_y
@@ -68,6 +73,32 @@ def _filter(maps: Tensor) -> Tensor:
     maps = maps.contiguous(memory_format=torch.channels_last)
     filtered: Tensor = gaussian_filter(maps, _window(maps.shape[1]).to(maps.device))
     return filtered
+
+
+def _filter_exactly(maps: Tensor) -> Tensor:
+    """The same in float64, where CPUs have no fast convolution: products with banded matrices."""
+    height, width = (edge - WINDOW + 1 for edge in maps.shape[-2:])
+    rows = [
+        _band(min(BLOCK, height - y), maps.device) @ maps[:, :, y : y + BLOCK + WINDOW - 1]
+        for y in range(0, height, BLOCK)
+    ]
+    lines = torch.cat(rows, dim=2)  # (N, C, height, W)
+    columns = [
+        lines[..., x : x + BLOCK + WINDOW - 1] @ _band(min(BLOCK, width - x), maps.device).T
+        for x in range(0, width, BLOCK)
+    ]
+    return torch.cat(columns, dim=3)
+
+
+@lru_cache
+def _band(places: int, device: torch.device) -> Tensor:
+    """The window under each of some neighbouring places, (places, places + 10) float64."""
+    offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
+    weights = torch.softmax(-(offsets**2) / (2 * SIGMA**2), dim=0)
+    band = torch.zeros(places, places + WINDOW - 1, dtype=torch.float64)
+    for place in range(places):
+        band[place, place : place + WINDOW] = weights
+    return band.to(device)
 
 
 @lru_cache

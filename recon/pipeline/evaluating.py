@@ -63,13 +63,13 @@ def run_evaluation(
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
-    with join_ranks(runtime.ranks, runtime.device):
-        model = load_model(path, settings, auto_encoder, runtime, asked=asked)
-        dataset = open_folder(
-            datasets, "folder_path_test", settings.folder_path_test, model.preparation
-        )
-        logger.info("Model: %s\nImages: %d below %s", path, len(dataset), settings.folder_path_test)
-        summary, unreadable = _write_results(model, dataset, settings, book, pictures, path)
+    join_ranks(runtime.ranks, runtime.device)
+    model = load_model(path, settings, auto_encoder, runtime, asked=asked)
+    dataset = open_folder(
+        datasets, "folder_path_test", settings.folder_path_test, model.preparation
+    )
+    logger.info("Model: %s\nImages: %d below %s", path, len(dataset), settings.folder_path_test)
+    summary, unreadable = _write_results(model, dataset, settings, book, pictures, path)
     report_unreadable(unreadable)
     _report(summary)
     logger.info("Workbook: %s\nCsv: %s\nPictures: %s", book, book.with_suffix(".csv"), pictures)

@@ -3,7 +3,7 @@
 import logging
 import shutil
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +14,7 @@ from recon.data.augment import augment
 from recon.data.ranges import NO_AUGMENTATION, AugmentationRanges
 from recon.errors import InterruptedRunError, UserError
 from recon.evaluation.curves import plot_curves
-from recon.files import check_target, check_writable
+from recon.files import check_target, check_writable, exclusive
 from recon.models.registry import Builder, build_model
 from recon.objectives.losses import Objective
 from recon.pipeline.commands import evaluation_command, resume_command
@@ -71,13 +71,18 @@ def run_training(
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
-    with join_ranks(runtime.ranks, runtime.device), _explained(settings, objective, asked):
+    with ExitStack() as stack:
+        if runtime.ranks.first:
+            stack.enter_context(exclusive(folder, f"model_saved_location_{objective}"))
+        join_ranks(runtime.ranks, runtime.device)
+        stack.enter_context(_explained(settings, objective, asked))
         trainer, data = _assemble(settings, objective, auto_encoder, datasets, runtime)
         _check_space(folder, trainer.model)
         keeper = Keeper(
             folder=folder,
             loss_file=loss_file,
             interval=settings.save_interval,
+            most=settings.keep_checkpoints,
             tag=objective.upper(),
             provenance=_provenance(settings, objective, trainer, data),
             draw=plot_curves,

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from recon.errors import UserError
-from recon.files import replacing
+from recon.files import replacing, write_json
 
 __all__ = [
     "ModelFile",
@@ -57,8 +57,7 @@ def save_final(path: Path, weights: Weights, provenance: Mapping[str, Any]) -> N
     """Write a bare state dict, and beside it the sidecar that says what it is."""
     save_torch(path, weights)
     record = {**provenance, "weights_sha256": hash_weights(weights)}
-    with replacing(sidecar(path)) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+    write_json(sidecar(path), record)
 
 
 def sidecar(path: Path) -> Path:

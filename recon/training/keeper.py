@@ -9,10 +9,10 @@ from typing import Any
 import torch
 from torch import nn
 
-from recon.files import partial_name, publish
-from recon.training.checkpoint import Weights, load_strictly, save_final, save_torch
+from recon.files import partial_name, publish, write_json
+from recon.training.checkpoint import Weights, load_strictly, save_final, save_torch, sidecar
 from recon.training.logs import as_columns, write_log
-from recon.training.resume import LAST, epoch_name
+from recon.training.resume import LAST, epoch_name, kept_checkpoints
 from recon.training.runtime import unwrap
 from recon.training.state import RunState, get_random_state, set_random_state
 from recon.training.trainer import Trainer
@@ -28,6 +28,7 @@ class Keeper:
         folder: For checkpoints and models.
         loss_file: Csv of every epoch; the curve lies beside it as png.
         interval: Epochs between checkpoints that are kept.
+        most: How many of them are kept at most; 0: all.
         tag: Of the objective, in the names of models: "MSE".
         provenance: What to record with every model.
         draw: From the columns of the log to a picture of them.
@@ -36,6 +37,7 @@ class Keeper:
     folder: Path
     loss_file: Path
     interval: int
+    most: int
     tag: str
     provenance: Mapping[str, Any]
     draw: Callable[[Mapping[str, Sequence[float]], Path], None]
@@ -60,22 +62,30 @@ class Keeper:
         write_log(self.loss_file, state.history)
         if state.epoch % self.interval == 0:
             _link(last, self.folder / epoch_name(state.epoch))
+            self._prune()
             self.draw(as_columns(state.history), self.curve)
         if state.best_epoch == state.epoch:
             self._save_model(trainer, "Best")
+
+    def _prune(self) -> None:
+        for path in kept_checkpoints(self.folder)[self.most :] if self.most else []:
+            path.unlink()
 
     def finish(self, trainer: Trainer) -> Path:
         """Write the log, the curve and the final model; return the model's path."""
         if trainer.ranks.first:
             write_log(self.loss_file, trainer.state.history)
+            write_json(sidecar(self.loss_file), self._record(trainer))
             self.draw(as_columns(trainer.state.history), self.curve)
             self._save_model(trainer, "Final")
         trainer.ranks.gather(None)
         return self._model_path("Final")
 
     def _save_model(self, trainer: Trainer, kind: str) -> None:
-        record = {**self.provenance, "results": _results(trainer.state)}
-        save_final(self._model_path(kind), _final_weights(trainer), record)
+        save_final(self._model_path(kind), _final_weights(trainer), self._record(trainer))
+
+    def _record(self, trainer: Trainer) -> dict[str, Any]:
+        return {**self.provenance, "results": _results(trainer.state)}
 
     def _model_path(self, kind: str) -> Path:
         return self.folder / f"{kind}_Model_AE_{self.tag}.pth"

@@ -8,7 +8,7 @@ from typing import Any
 from recon.errors import UserError
 from recon.training.checkpoint import read_checkpoint
 
-__all__ = ["LAST", "epoch_name", "find_checkpoint", "refuse_changes"]
+__all__ = ["LAST", "epoch_name", "find_checkpoint", "kept_checkpoints", "refuse_changes"]
 
 logger = logging.getLogger("recon")
 
@@ -30,6 +30,12 @@ def epoch_name(epoch: int) -> str:
     return f"Model_AE_epoch_{epoch:03d}.pth"
 
 
+def kept_checkpoints(folder: Path) -> list[Path]:
+    """The checkpoints that are kept, the newest first."""
+    kept = folder.glob("Model_AE_epoch_*.pth")
+    return sorted(kept, key=lambda path: (len(path.name), path.name), reverse=True)
+
+
 def find_checkpoint(resume: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:
     """Read the checkpoint that the setting asks for.
 
@@ -47,8 +53,7 @@ def find_checkpoint(resume: str, folder: Path) -> tuple[Path, dict[str, Any]] | 
         return None
     if resume != "auto":
         return Path(resume), read_checkpoint(Path(resume))
-    kept = sorted(folder.glob("Model_AE_epoch_*.pth"), key=lambda p: (len(p.name), p.name))
-    for path in (folder / LAST, *reversed(kept)):
+    for path in (folder / LAST, *kept_checkpoints(folder)):
         if path.is_file():
             try:
                 return path, read_checkpoint(path)

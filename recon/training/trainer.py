@@ -7,7 +7,6 @@ network is fed.
 
 import logging
 import math
-import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import NamedTuple
@@ -16,7 +15,6 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
-from tqdm import tqdm
 
 from recon.data.loaders import Batch, Batches, to_unit_range
 from recon.errors import InterruptedRunError, UserError
@@ -26,6 +24,7 @@ from recon.objectives.metrics import image_metrics
 from recon.training.averaging import WeightAverage
 from recon.training.interruption import Watch, watch_signals
 from recon.training.logs import EpochRow, announce
+from recon.training.meter import Meter, not_finite
 from recon.training.runtime import Runtime
 from recon.training.schedule import learning_rate
 from recon.training.state import RunState
@@ -33,8 +32,6 @@ from recon.training.state import RunState
 __all__ = ["Plan", "Split", "Trainer"]
 
 logger = logging.getLogger("recon")
-
-GPU_CHECK_INTERVAL = 20  # steps between looks at the loss, each of which waits for the GPU
 
 
 class Plan(NamedTuple):
@@ -121,7 +118,7 @@ class Trainer:
         batches = self.train.batches
         batches.epoch, batches.start = self.state.epoch, self.state.step
         title = f"Epoch {self.state.epoch + 1}/{self.plan.epochs}"
-        meter = _Meter(self.state, self.runtime, title, batches.batches)
+        meter = Meter(self.state, self.runtime, title, batches.batches)
         for batch in self.train.loader:
             self._note_unreadable(batch, self.train)
             counts = self.ranks.gather(len(batch.indices))
@@ -136,7 +133,7 @@ class Trainer:
         if self.state.images == 0 and signum is None:
             raise UserError(f"none of the {batches.count} training images can be read")
         if not self._weights_are_finite():
-            raise _not_finite(self.state.epoch + 1, self.state.step)
+            raise not_finite(self.state.epoch + 1, self.state.step)
         return signum
 
     def _signal(self, watch: Watch) -> int | None:
@@ -220,7 +217,7 @@ class Trainer:
         )
         judged = row.loss if self.validation is None else row.validation_loss
         if not math.isfinite(judged):
-            raise _not_finite(state.epoch + 1, state.step)
+            raise not_finite(state.epoch + 1, state.step)
         state.history.append(row)
         if judged < state.best_loss:
             state.best_loss, state.best_epoch = judged, row.epoch
@@ -265,67 +262,3 @@ class Trainer:
     def _weights_are_finite(self) -> bool:
         finite = [value.isfinite().all() for value in self.model.state_dict().values()]
         return bool(torch.stack(finite).all())
-
-
-class _Meter:
-    """Adds up the losses of an epoch and shows them, waiting for a GPU only now and then."""
-
-    def __init__(self, state: RunState, runtime: Runtime, title: str, steps: int) -> None:
-        self.state = state
-        self.interval = 1 if runtime.device.type == "cpu" else GPU_CHECK_INTERVAL
-        self.pending: list[tuple[int, Tensor]] = []  # number of the step from 1, losses (N,)
-        self.started = time.perf_counter()
-        self.before = state.images
-        self.bar = tqdm(
-            total=steps,
-            initial=state.step,
-            desc=title,
-            unit="step",
-            leave=False,
-            disable=None if runtime.ranks.first else True,
-        )
-
-    def add(self, losses: Tensor) -> None:
-        """Take the losses of a step into account."""
-        self.pending.append((self.state.step + 1, losses))
-
-    def advance(self) -> None:
-        """Count a step, and now and then look at the losses."""
-        self.state.step += 1
-        self.bar.update()
-        if len(self.pending) >= self.interval:
-            self._collect()
-            self._refresh()
-
-    def close(self) -> None:
-        """Look at the remaining losses and stop the clock."""
-        self.bar.close()
-        self._collect()
-        self.state.seconds += time.perf_counter() - self.started
-
-    def _collect(self) -> None:
-        if not self.pending:
-            return
-        sums = torch.stack([losses.sum() for _, losses in self.pending]).tolist()
-        for (number, losses), total in zip(self.pending, sums, strict=True):
-            if not math.isfinite(total):
-                self.bar.close()
-                raise _not_finite(self.state.epoch + 1, number)
-            self.state.loss_sum += total
-            self.state.images += len(losses)
-        self.pending.clear()
-
-    def _refresh(self) -> None:
-        if self.state.images:
-            rate = (self.state.images - self.before) / (time.perf_counter() - self.started)
-            self.bar.set_postfix_str(
-                f"loss {self.state.loss_sum / self.state.images:.4f}, {rate:.1f} images/s",
-                refresh=False,
-            )
-
-
-def _not_finite(epoch: int, step: int) -> UserError:
-    return UserError(
-        f"the loss is not finite in epoch {epoch}, step {step}; lower learning_rate or set "
-        f"precision = 'float32'; the last checkpoint is intact"
-    )

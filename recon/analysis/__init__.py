@@ -1,0 +1,1 @@
+"""Look into data and models: duplicates among images."""

@@ -1,0 +1,207 @@
+"""One check of the images that a run would use, from the files to a report and an exit code."""
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any, Protocol
+
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from recon.analysis.findings import GLASS, UNREAD, Finding, ImageSet, Kind, find
+from recon.data.inspection import Facts, inspect_image, lost_image
+from recon.data.processes import map_isolated
+from recon.errors import UserError
+from recon.evaluation.image_check import CheckedImage, write_image_check
+from recon.evaluation.records import visible
+from recon.files import check_target
+from recon.pipeline.images import LISTED, Datasets, open_folder
+from recon.pipeline.models import CHANNELS, edges, preparation_of
+from recon.provenance import describe_run, flatten
+from recon.settings import Settings
+
+__all__ = ["run_check"]
+
+logger = logging.getLogger("recon")
+
+UNFIT = 1  # the exit code
+FOLDERS = {
+    "training": "folder_path_train",
+    "validation": "folder_path_validation",
+    "test": "folder_path_test",
+}
+# With these, training goes wrong or a score flatters; the others are for the user to weigh.
+FATAL = (Kind.AMBIGUOUS, Kind.TRAINING_FILE, Kind.TRAINING_COPY, Kind.TRAINING_NEAR)
+COMMON = 5  # sizes that are listed
+
+Findings = list[list[Finding]]  # of each image of a set
+
+
+class Reader(Protocol):
+    """`datasets.read_image`, or what stands in for it."""
+
+    def __call__(
+        self, path: str, /, *, channels: int, intensity_range: tuple[float, float] | None
+    ) -> NDArray[Any]: ...
+
+
+def run_check(settings: Settings, datasets: Datasets, read_image: Reader) -> int:
+    """Look at every image, report what was found, and write workbook and csv.
+
+    Args:
+        settings: Of the run.
+        datasets: `datasets.ImageFolderDataset`.
+        read_image: `datasets.read_image`.
+
+    Returns:
+        The exit code: 0, or 1 where training on these images would be wrong.
+
+    Raises:
+        UserError: For anything that the user can put right.
+    """
+    book = Path(settings.image_check_file)
+    check_target(book, "image_check_file")
+    sets = _inspect(settings, datasets, read_image)
+    findings = find(sets, edges(settings.tile_size))
+    for images in sets:
+        _describe(images)
+    counts = [Counter(f.kind for of_image in found for f in of_image) for found in findings]
+    table = _table(sets, counts)
+    _list(sets, findings)
+    run = {**describe_run(), "settings": settings.model_dump(mode="json")}
+    write_image_check(book, _rows(sets, findings), table, flatten(run))
+    logger.info("Workbook: %s\nCsv: %s", book, book.with_suffix(".csv"))
+    return _judge(sets, counts, stop=settings.unreadable_images == "stop")
+
+
+def _inspect(settings: Settings, datasets: Datasets, read_image: Reader) -> list[ImageSet]:
+    """The facts of all images of all folders; finds the folders before it reads the images."""
+    preparation = preparation_of(settings)
+    opened = [
+        (name, open_folder(datasets, setting, getattr(settings, setting), preparation).paths)
+        for name, setting in FOLDERS.items()
+        if getattr(settings, setting)
+    ]
+    read = partial(
+        read_image,
+        channels=CHANNELS[settings.color_mode],
+        intensity_range=settings.intensity_range,
+    )
+    paths = (of_set[index] for _, of_set in opened for index in range(len(of_set)))
+    facts = map_isolated(
+        partial(inspect_image, read_image=read),
+        paths,
+        processes=settings.num_workers,
+        lost=lost_image,
+    )
+    total = sum(len(of_set) for _, of_set in opened)
+    try:
+        looked = list(tqdm(facts, "Checking", total, leave=False, disable=None, unit="image"))
+    except ModuleNotFoundError as error:
+        raise UserError(f"{error}; pip install -r requirements.txt") from None
+    place, sets = 0, []
+    for name, of_set in opened:
+        end = place + len(of_set)
+        sets.append(ImageSet(name, of_set.folder, of_set.__getitem__, looked[place:end]))
+        place = end
+    return sets
+
+
+def _describe(images: ImageSet) -> None:
+    """Counts of what the files of one set are."""
+    read = [facts for facts in images.facts if not facts.problem]
+    logger.info(
+        "%s images: %d below %s, %d of them readable",
+        images.name.capitalize(), len(images.facts), visible(images.folder), len(read),
+    )  # fmt: skip
+    for title, values in (
+        ("format", (facts.format or "unknown" for facts in images.facts)),
+        ("mode", (facts.mode or "unknown" for facts in images.facts)),
+        ("bit depth", (facts.bits or "unknown" for facts in images.facts)),
+        ("width x height", (f"{facts.width} x {facts.height}" for facts in read)),
+    ):
+        counter = Counter(values)
+        common = ", ".join(f"{value}: {count}" for value, count in counter.most_common(COMMON))
+        more = f" and {len(counter) - COMMON} more" if len(counter) > COMMON else ""
+        logger.info("  %-14s  %s%s", title, common, more)
+
+
+def _table(sets: Sequence[ImageSet], counts: Sequence[Counter[Kind]]) -> list[list[str | int]]:
+    """The number of findings of each kind in each set, on the console and for the workbook."""
+    table: list[list[str | int]] = [["Findings", *(images.name for images in sets)]]
+    for kind in Kind:
+        table.append([_title(kind), *(of_set[kind] for of_set in counts)])
+    for title, *numbers in table:
+        logger.info("%-48s%s", title, "".join(f"{number!s:>12}" for number in numbers))
+    return table
+
+
+def _title(kind: Kind) -> str:
+    return f"{kind.value} (grey deviation below {GLASS:g})" if kind is Kind.BLANK else kind.value
+
+
+def _list(sets: Sequence[ImageSet], findings: Sequence[Findings]) -> None:
+    """Name some images of each kind of finding."""
+    listed: dict[Kind, list[str]] = {kind: [] for kind in Kind}
+    counts: Counter[Kind] = Counter()
+    for path, _, _, found in _each(sets, findings):
+        for finding in found:
+            counts[finding.kind] += 1
+            if len(listed[finding.kind]) < LISTED:
+                listed[finding.kind].append(f"  {visible(path)}{_explained(finding)}")
+    for kind, lines in listed.items():
+        if lines:
+            more = counts[kind] - len(lines)
+            rest = [f"  and {more} more"] if more else []
+            logger.info("%s:\n%s", _title(kind).capitalize(), "\n".join(lines + rest))
+
+
+def _explained(finding: Finding) -> str:
+    told = visible(finding.detail or finding.other)
+    return f": {told}" if told else ""
+
+
+def _each(
+    sets: Sequence[ImageSet], findings: Sequence[Findings]
+) -> Iterator[tuple[str, str, Facts, list[Finding]]]:
+    """Path, set, facts and findings of every image."""
+    for images, of_set in zip(sets, findings, strict=True):
+        for index, (facts, found) in enumerate(zip(images.facts, of_set, strict=True)):
+            yield images.path_of(index), images.name, facts, found
+
+
+def _rows(sets: Sequence[ImageSet], findings: Sequence[Findings]) -> Iterator[CheckedImage]:
+    for path, name, facts, found in _each(sets, findings):
+        told = (f.kind.value + (f": {f.detail}" if f.detail else "") for f in found)
+        yield CheckedImage(
+            path,
+            name,
+            facts.format or None,
+            facts.mode or None,
+            facts.bits or None,
+            facts.width or None,
+            facts.height or None,
+            None if math.isnan(facts.deviation) else facts.deviation,
+            "; ".join(told) or None,
+            next((f.other for f in found if f.other), None),
+        )
+
+
+def _judge(sets: Sequence[ImageSet], counts: Sequence[Counter[Kind]], *, stop: bool) -> int:
+    """Say whether training on these images would be wrong."""
+    fatal = [kind for kind in Kind if kind in FATAL or (stop and kind in UNREAD)]
+    total = sum(counts, Counter[Kind]())
+    against = [f"{total[kind]} {kind.value}" for kind in fatal if total[kind]]
+    against += [
+        f"no readable {images.name} image"
+        for images in sets
+        if all(facts.problem for facts in images.facts)
+    ]
+    if against:
+        logger.warning("Not fit for training: %s", "; ".join(against))
+        return UNFIT
+    logger.info("Nothing here stands against training")
+    return 0

@@ -1,0 +1,470 @@
+import io
+import json
+import os
+import pickle
+import zipfile
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from Auto_encoder import AutoEncoder
+from recon.errors import UserError
+from recon.training.checkpoint import (
+    hash_weights,
+    load_strictly,
+    read_checkpoint,
+    read_model_file,
+    save_final,
+    save_torch,
+    sidecar,
+)
+
+Weights = dict[str, Tensor]
+DISK_FULL = OSError(28, "No space left on device")
+
+
+class OfAnotherProgram(nn.Module):
+    """The published network, written down anew: a table of layers."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        down = [(3, 32, 1), (32, 64, 2), (64, 128, 2), (128, 256, 2), (256, 512, 2), (512, 512, 2)]
+        up = [(512, 512), (512, 256), (256, 128), (128, 64), (64, 32)]
+        encoder = [nn.Conv2d(a, b, 3, stride, 1) for a, b, stride in down]
+        decoder = [nn.ConvTranspose2d(a, b, 3, 2, 1, 1) for a, b in up]
+        last = [nn.Conv2d(32, 3, 3, 1, 1), nn.Sigmoid()]
+        self.encoder = nn.Sequential(*self.normed(encoder))
+        self.decoder = nn.Sequential(*self.normed(decoder), *last)
+
+    def forward(self, images: Tensor) -> Tensor:
+        return self.decoder(self.encoder(images))
+
+    @staticmethod
+    def normed(layers: list[Any]) -> list[nn.Module]:
+        return [
+            module
+            for layer in layers
+            for module in (layer, nn.BatchNorm2d(layer.out_channels), nn.LeakyReLU(0.01))
+        ]
+
+
+@pytest.fixture
+def weights(network: Callable[[], nn.Module]) -> Weights:
+    torch.manual_seed(3)
+    return dict(network().state_dict())
+
+
+@pytest.fixture
+def trained(
+    train: Callable[..., Weights], write_images: Callable[..., Path], tmp_path: Path
+) -> Path:
+    """The folder that a run of one epoch leaves."""
+    write_images(tmp_path / "train", 4)
+    train(num_epochs=1)
+    return tmp_path / "out"
+
+
+def are_equal(one: Weights, other: Weights) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def refusal(path: Path, read: Callable[[Path], Any] = read_model_file) -> str:
+    """The message with which a file is refused: one line that names it."""
+    with pytest.raises(UserError) as caught:
+        read(path)
+    message = str(caught.value)
+    assert "\n" not in message
+    assert str(path) in message or str(sidecar(path)) in message
+    return message
+
+
+# What is written
+
+
+def test_a_checkpoint_has_the_keys_of_the_reference(trained: Path) -> None:
+    saved = torch.load(trained / "Model_AE_epoch_001.pth", weights_only=True)
+    assert list(saved)[:4] == ["epoch", "model_state_dict", "optimizer_state_dict", "loss"]
+    assert saved["epoch"] == 1
+    assert isinstance(saved["loss"], float)
+
+
+def test_a_final_model_is_a_bare_state_dict_that_loads_strictly_elsewhere(tmp_path: Path) -> None:
+    path = tmp_path / "Final_Model_AE_MSE.pth"
+    model = AutoEncoder().eval()
+    save_final(path, model.state_dict(), {})
+    other = OfAnotherProgram().eval()
+    other.load_state_dict(torch.load(path, weights_only=True), strict=True)
+    images = torch.rand(1, 3, 32, 32)
+    with torch.no_grad():
+        torch.testing.assert_close(model(images), other(images), rtol=1e-4, atol=1e-5)
+
+
+def test_the_weights_of_a_final_model_lie_in_plain_order_and_not_channels_innermost(
+    trained: Path,
+) -> None:
+    saved = torch.load(trained / "Final_Model_AE_MSE.pth", weights_only=True)
+    assert all(value.is_contiguous() for value in saved.values())
+
+
+def test_the_sidecar_says_what_the_model_is(trained: Path) -> None:
+    path = trained / "Final_Model_AE_MSE.pth"
+    record = json.loads(sidecar(path).read_text(encoding="utf-8"))
+    assert record["weights_sha256"] == hash_weights(torch.load(path, weights_only=True))
+    assert record["preparation"] == {
+        "tile_size": [16, 16],
+        "channels": 3,
+        "input_normalization": "imagenet",
+        "intensity_range": None,
+    }
+    assert record["settings"]["num_epochs"] == 1
+    assert record["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]
+    assert record["results"]["epochs"] == 1
+    assert len(record["data"]["train"]["fingerprint"]) == 64
+
+
+def test_the_hash_depends_on_names_values_and_shapes_and_on_nothing_else(weights: Weights) -> None:
+    original = hash_weights(weights)
+    assert hash_weights(dict(reversed(weights.items()))) == original
+    name = "encoder.0.weight"
+    rearranged = weights[name].contiguous(memory_format=torch.channels_last)
+    assert hash_weights(weights | {name: rearranged}) == original
+    assert hash_weights(weights | {name: weights[name].reshape(-1)}) != original
+    assert hash_weights(weights | {name: weights[name].double()}) != original
+    changed = weights[name].clone()
+    changed[0, 0, 0, 0] = torch.nextafter(changed[0, 0, 0, 0], torch.tensor(9.0))
+    assert hash_weights(weights | {name: changed}) != original
+
+
+def test_a_checkpoint_can_be_evaluated_like_a_final_model(trained: Path) -> None:
+    final = read_model_file(trained / "Final_Model_AE_MSE.pth")
+    checkpoint = read_model_file(trained / "Model_AE_epoch_001.pth")
+    assert are_equal(final.weights, checkpoint.weights)
+    assert list(checkpoint.provenance["preparation"]["tile_size"]) == [16, 16]
+
+
+# Files of other programs
+
+
+@pytest.mark.parametrize(
+    "prefix", ["module.", "_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "module.module."]
+)
+def test_prefixes_of_wrappers_are_stripped(prefix: str, weights: Weights, tmp_path: Path) -> None:
+    save_torch(tmp_path / "a.pth", {prefix + name: value for name, value in weights.items()})
+    assert are_equal(read_model_file(tmp_path / "a.pth").weights, weights)
+
+
+@pytest.mark.parametrize("key", ["model_state_dict", "state_dict", "model"])
+def test_weights_are_found_inside_checkpoints_of_other_programs(
+    key: str, weights: Weights, tmp_path: Path
+) -> None:
+    save_torch(tmp_path / "a.pth", {"epoch": 3, key: weights, "loss": 0.1})
+    file = read_model_file(tmp_path / "a.pth")
+    assert are_equal(file.weights, weights)
+    assert file.provenance == {}
+
+
+def test_a_name_that_two_prefixes_hide_is_refused(weights: Weights, tmp_path: Path) -> None:
+    zeros = {f"module.{name}": torch.zeros_like(value) for name, value in weights.items()}
+    save_torch(tmp_path / "a.pth", weights | zeros)
+    assert "encoder.0.weight" in refusal(tmp_path / "a.pth")
+
+
+def test_a_record_of_another_program_is_no_record_of_ours(weights: Weights, tmp_path: Path) -> None:
+    save_torch(tmp_path / "a.pth", {"state_dict": weights, "provenance": "a scanner"})
+    assert read_model_file(tmp_path / "a.pth").provenance == {}
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_files_in_half_precision_load(
+    dtype: torch.dtype, weights: Weights, tmp_path: Path, network: Callable[[], nn.Module]
+) -> None:
+    half = {n: v.to(dtype) if v.is_floating_point() else v for n, v in weights.items()}
+    save_torch(tmp_path / "a.pth", half)
+    model = network()
+    load_strictly(model, read_model_file(tmp_path / "a.pth").weights, tmp_path / "a.pth")
+    loaded = model.state_dict()
+    assert loaded["encoder.0.weight"].dtype == torch.float32
+    assert all(torch.equal(loaded[name], half[name].to(loaded[name].dtype)) for name in half)
+
+
+def test_the_format_before_zip_archives_loads(weights: Weights, tmp_path: Path) -> None:
+    torch.save(weights, tmp_path / "a.pth", _use_new_zipfile_serialization=False)
+    assert are_equal(read_model_file(tmp_path / "a.pth").weights, weights)
+
+
+# Files that must be refused
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    assert "missing" in refusal(tmp_path / "none.pth")
+    assert "missing" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", [b"", b"\x80", b"PK\x03\x04", b"a text, no model\n" * 50])
+def test_what_is_no_pytorch_file_is_refused(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "a.pth").write_bytes(content)
+    assert "no readable PyTorch file" in refusal(tmp_path / "a.pth")
+
+
+def test_a_truncated_file_is_refused_wherever_it_ends(weights: Weights, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    save_torch(path, weights)
+    content = path.read_bytes()
+    for length in range(0, len(content), 97):
+        path.write_bytes(content[:length])
+        refusal(path)
+
+
+def test_a_flipped_bit_is_refused_or_harmless_wherever_it_is(trained: Path, tmp_path: Path) -> None:
+    """A zip archive holds bytes that do not matter, such as dates; all others must count."""
+    content = (trained / "Model_AE_epoch_001.pth").read_bytes()
+    original = torch.load(io.BytesIO(content), weights_only=True)
+    path, generator, refused = tmp_path / "a.pth", np.random.default_rng(0), 0
+    places = [(int(p), 1 << int(generator.integers(8))) for p in range(0, len(content), 61)]
+    for place, bit in places:
+        damaged = bytearray(content)
+        damaged[place] ^= bit
+        path.write_bytes(damaged)
+        try:
+            loaded = read_checkpoint(path)
+        except UserError:
+            refused += 1
+            continue
+        assert are_equal(loaded["model_state_dict"], original["model_state_dict"]), place
+        assert repr(loaded["optimizer_state_dict"]) == repr(original["optimizer_state_dict"]), place
+        assert repr(loaded["run"]) == repr(original["run"]), place
+    assert refused > len(places) / 2
+
+
+def test_a_flipped_bit_in_the_directory_of_the_archive_is_refused_or_harmless(
+    tmp_path: Path,
+) -> None:
+    """The checksums do not cover it, and it decides what is read."""
+    path, original = tmp_path / "a.pth", {"w": torch.arange(6.0), "b": torch.ones(2)}
+    save_torch(path, original)
+    content = path.read_bytes()
+    with zipfile.ZipFile(path) as archive:
+        start = archive.start_dir
+    for place in range(8 * start, 8 * len(content), 3):
+        damaged = bytearray(content)
+        damaged[place // 8] ^= 1 << place % 8
+        path.write_bytes(damaged)
+        try:
+            loaded = read_model_file(path).weights
+        except UserError:
+            continue
+        assert are_equal(loaded, original), divmod(place, 8)
+
+
+def test_a_flipped_bit_in_any_weight_is_refused(weights: Weights, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    save_torch(path, weights)
+    content = path.read_bytes()
+    for value in weights.values():
+        raw = value.numpy().tobytes()
+        place = content.find(raw)
+        if len(raw) < 24 or place < 0:
+            continue
+        damaged = bytearray(content)
+        damaged[place + 5] ^= 1
+        path.write_bytes(damaged)
+        assert "checksum" in refusal(path)
+
+
+class RunsACommand:
+    """Unpickled with trust, this creates a file."""
+
+    def __init__(self, proof: Path) -> None:
+        self.proof = proof
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.system, (f"touch {self.proof}",)
+
+
+class Evaluates(RunsACommand):
+    def __reduce__(self) -> tuple[Any, ...]:
+        return eval, (f"__import__('pathlib').Path({str(self.proof)!r}).touch()",)
+
+
+def as_legacy_pickle(content: Any, path: Path) -> None:
+    path.write_bytes(pickle.dumps(content))
+
+
+def as_legacy_file(content: Any, path: Path) -> None:
+    torch.save(content, path, _use_new_zipfile_serialization=False)
+
+
+@pytest.mark.parametrize("write", [torch.save, as_legacy_file, as_legacy_pickle])
+@pytest.mark.parametrize("payload", [RunsACommand, Evaluates])
+@pytest.mark.parametrize("inside", ["alone", "among weights", "as state of a checkpoint"])
+def test_a_file_that_tries_to_run_code_is_refused_and_runs_none(
+    write: Callable[[Any, Path], None],
+    payload: type[RunsACommand],
+    inside: str,
+    weights: Weights,
+    tmp_path: Path,
+) -> None:
+    proof, path = tmp_path / "proof", tmp_path / "a.pth"
+    bomb = payload(proof)
+    contents: dict[str, Any] = {
+        "alone": bomb,
+        "among weights": weights | {"encoder.9": bomb},
+        "as state of a checkpoint": {"epoch": 1, "model_state_dict": weights, "run": bomb},
+    }
+    write(contents[inside], path)
+    for read in (read_model_file, read_checkpoint):
+        assert "no readable PyTorch file" in refusal(path, read)
+    assert not proof.exists()
+    pickle.loads(pickle.dumps(bomb))
+    assert proof.exists()
+
+
+def test_a_compressed_archive_is_refused_before_it_is_unpacked(
+    weights: Weights, tmp_path: Path
+) -> None:
+    save_torch(tmp_path / "a.pth", weights)
+    with (
+        zipfile.ZipFile(tmp_path / "a.pth") as source,
+        zipfile.ZipFile(tmp_path / "b.pth", "w", zipfile.ZIP_DEFLATED) as target,
+    ):
+        for name in source.namelist():
+            target.writestr(name, source.read(name))
+    assert "compressed" in refusal(tmp_path / "b.pth")
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [([torch.zeros(2)], "list"), (torch.zeros(2), "Tensor"), (3, "int"), ("text", "str")],
+)
+def test_what_is_no_dict_is_refused_saying_what_it_is(
+    content: Any, found: str, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    message = refusal(tmp_path / "a.pth")
+    assert f"holds {found}, expected" in message
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [({}, "nothing"), ({"epoch": 3, "loss": 0.1}, "'epoch', 'loss'"), ({"a": [1]}, "'a'")],
+)
+def test_a_dict_without_weights_is_refused_saying_what_it_holds(
+    content: dict[str, Any], found: str, tmp_path: Path
+) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    message = refusal(tmp_path / "a.pth")
+    assert f"holds {found}, expected the weights of a network" in message
+
+
+def test_another_architecture_is_refused_saying_what_differs(
+    weights: Weights, tmp_path: Path, network: Callable[[], nn.Module]
+) -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    path = tmp_path / "a.pth"
+
+    def load(content: Weights) -> str:
+        with pytest.raises(UserError) as caught:
+            load_strictly(model, content, path)
+        assert are_equal(dict(model.state_dict()), before)
+        return str(caught.value)
+
+    larger = torch.nn.functional.pad(weights["encoder.0.weight"], (0, 2))
+    lacking = {n: v for n, v in weights.items() if n != "decoder.1.bias"}
+    assert "(6, 3, 3, 5), expected (6, 3, 3, 3)" in load(weights | {"encoder.0.weight": larger})
+    assert "has 8 weights, expected 9; it lacks decoder.1.bias" in load(lacking)
+    assert "has skip.weight besides" in load(weights | {"skip.weight": larger})
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+@pytest.mark.parametrize("name", ["encoder.0.weight", "encoder.1.running_var"])
+def test_weights_that_are_not_finite_are_refused_and_nothing_is_loaded(
+    value: float, name: str, weights: Weights, tmp_path: Path, network: Callable[[], nn.Module]
+) -> None:
+    model = network()
+    before = {name: value.clone() for name, value in model.state_dict().items()}
+    broken = weights[name].clone()
+    broken.view(-1)[-1] = value
+    with pytest.raises(UserError, match=f"{name} holds values that are not finite"):
+        load_strictly(model, weights | {name: broken}, tmp_path / "a.pth")
+    assert are_equal(dict(model.state_dict()), before)
+
+
+def test_a_sidecar_of_other_weights_is_refused(weights: Weights, tmp_path: Path) -> None:
+    path = tmp_path / "a.pth"
+    save_final(path, weights, {})
+    save_torch(path, weights | {"encoder.0.bias": weights["encoder.0.bias"] + 1})
+    assert "describes other weights" in refusal(path)
+
+
+@pytest.mark.parametrize(
+    "text", ["", "{", "[1, 2]", "{}", '{"weights_sha256": 3}', "null", "\udcff"]
+)
+def test_a_sidecar_that_is_no_record_is_refused(
+    text: str, weights: Weights, tmp_path: Path
+) -> None:
+    save_torch(tmp_path / "a.pth", weights)
+    (tmp_path / "a.json").write_bytes(text.encode("utf-8", "surrogateescape"))
+    refusal(tmp_path / "a.pth")
+
+
+def test_a_final_model_cannot_be_resumed_and_the_message_says_what_can(
+    weights: Weights, tmp_path: Path
+) -> None:
+    save_final(tmp_path / "a.pth", weights, {})
+    message = refusal(tmp_path / "a.pth", read_checkpoint)
+    assert "cannot be resumed" in message
+    assert "Model_AE_" in message
+
+
+# Failures while writing
+
+
+def left(folder: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in folder.iterdir()}
+
+
+def fail(*_: object, **__: object) -> None:
+    raise DISK_FULL
+
+
+@pytest.mark.parametrize("broken", ["os.fsync", "torch.save", "os.replace"])
+def test_a_save_that_fails_leaves_the_old_file_and_no_other(
+    broken: str, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    save_torch(tmp_path / "a.pth", weights)
+    before = left(tmp_path)
+    monkeypatch.setattr(broken, fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_torch(tmp_path / "a.pth", {"other": torch.zeros(9)})
+    assert left(tmp_path) == before
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_disk_that_is_full_is_an_oserror_and_leaves_the_old_file(
+    weights: Weights, tmp_path: Path
+) -> None:
+    save_torch(tmp_path / "a.pth", weights)
+    before = left(tmp_path)
+    (tmp_path / "a.pth.partial").symlink_to("/dev/full")
+    with pytest.raises(OSError, match="No space left"):
+        save_torch(tmp_path / "a.pth", {"other": torch.zeros(100_000)})
+    assert left(tmp_path) == before
+
+
+def test_a_sidecar_is_never_left_beside_weights_that_it_does_not_describe_unnoticed(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Between the two files of a final model a crash can happen; reading must notice."""
+    path = tmp_path / "a.pth"
+    save_final(path, weights, {"run": 1})
+    monkeypatch.setattr(Path, "write_text", fail)
+    with pytest.raises(OSError, match="No space left"):
+        save_final(path, {n: v + 1 for n, v in weights.items()}, {"run": 2})
+    monkeypatch.undo()
+    assert "describes other weights" in refusal(path)

@@ -1,0 +1,145 @@
+from pathlib import Path
+
+import pytest
+
+from recon.errors import UserError
+from recon.files import check_writable, partial_name, publish, replacing, synchronise
+
+
+def write_then(path: Path, text: str, error: BaseException) -> None:
+    with replacing(path) as partial:
+        partial.write_text(text, encoding="utf-8")
+        raise error
+
+
+def test_a_partial_file_stands_beside_the_final_one() -> None:
+    assert partial_name(Path("out/model.pth")) == Path("out/model.pth.partial")
+
+
+# replacing
+
+
+def test_missing_folders_are_made(tmp_path: Path) -> None:
+    path = tmp_path / "a" / "b" / "log.csv"
+    with replacing(path) as partial:
+        partial.write_text("whole", encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == "whole"
+
+
+def test_a_file_bears_its_name_only_once_it_is_whole(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    with replacing(path) as partial:
+        partial.write_text("whole", encoding="utf-8")
+        assert not path.exists()
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_the_old_file_is_whole_until_the_new_one_is(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("old", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text("new", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "old"
+    assert path.read_text(encoding="utf-8") == "new"
+
+
+@pytest.mark.parametrize("error", [OSError(28, "full"), ValueError("x"), KeyboardInterrupt()])
+def test_an_exception_leaves_the_old_file_and_no_partial_one(
+    tmp_path: Path, error: BaseException
+) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("old", encoding="utf-8")
+    with pytest.raises(type(error)) as caught:
+        write_then(path, "half", error)
+    assert caught.value is error
+    assert list(tmp_path.iterdir()) == [path]
+    assert path.read_text(encoding="utf-8") == "old"
+
+
+def test_an_exception_leaves_nothing_where_nothing_was(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="x"):
+        write_then(tmp_path / "log.csv", "half", ValueError("x"))
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_was_never_written_replaces_nothing(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_text("old", encoding="utf-8")
+    with pytest.raises(FileNotFoundError), replacing(path):
+        pass
+    assert path.read_text(encoding="utf-8") == "old"
+
+
+def test_a_partial_file_of_a_run_that_was_killed_is_overwritten(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    partial_name(path).write_text("half of the run before, and longer", encoding="utf-8")
+    with replacing(path) as partial:
+        partial.write_text("new", encoding="utf-8")
+    assert path.read_text(encoding="utf-8") == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_a_file_is_on_the_disk_before_it_bears_its_name(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, events = tmp_path / "log.csv", []
+    monkeypatch.setattr("os.fsync", lambda _: events.append(("synchronised", path.exists())))
+    with replacing(path) as partial:
+        partial.write_text("whole", encoding="utf-8")
+    assert events[0] == ("synchronised", False)  # its contents
+    assert all(event == ("synchronised", True) for event in events[1:])  # its new name
+    assert path.exists()
+
+
+# publish, synchronise
+
+
+def test_publishing_gives_the_partial_file_its_final_name(tmp_path: Path) -> None:
+    path = tmp_path / "book.xlsx"
+    path.write_text("old", encoding="utf-8")
+    partial_name(path).write_text("new", encoding="utf-8")
+    publish(path)
+    assert path.read_text(encoding="utf-8") == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_synchronising_leaves_the_contents_alone(tmp_path: Path) -> None:
+    path = tmp_path / "log.csv"
+    path.write_bytes(b"contents")
+    synchronise(path)
+    assert path.read_bytes() == b"contents"
+
+
+# check_writable
+
+
+def test_a_folder_that_can_be_written_to_is_made_and_left_empty(tmp_path: Path) -> None:
+    folder = tmp_path / "a" / "b"
+    check_writable(folder, "model_saved_location_mse")
+    assert list(folder.iterdir()) == []
+    check_writable(folder, "model_saved_location_mse")
+
+
+@pytest.mark.parametrize("place", ["file", "file/below"])
+def test_a_folder_that_cannot_be_made_is_refused_by_the_settings_name(
+    tmp_path: Path, place: str
+) -> None:
+    (tmp_path / "file").write_text("in the way", encoding="utf-8")
+    folder = tmp_path / place
+    with pytest.raises(UserError) as caught:
+        check_writable(folder, "model_saved_location_mse")
+    message = str(caught.value)
+    assert message.startswith("model_saved_location_mse must be in a folder that can be written to")
+    assert repr(str(folder)) in message
+    assert "\n" not in message
+
+
+def test_a_folder_that_takes_no_files_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(**_: object) -> None:
+        raise PermissionError(13, "Permission denied")
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)
+    with pytest.raises(UserError, match=r"recon_output_mse .*\(Permission denied\)"):
+        check_writable(tmp_path, "recon_output_mse")

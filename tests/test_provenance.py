@@ -1,0 +1,143 @@
+import json
+import re
+import shutil
+import subprocess
+import sys
+from datetime import datetime, timedelta, timezone
+from importlib import metadata
+from pathlib import Path
+
+import pytest
+
+from recon import provenance
+from recon.provenance import describe_run, fingerprint, flatten
+
+NAMES = ["a/1.png", "b/2.png"]
+
+
+def fill(folder: Path, sizes: dict[str, int]) -> str:
+    for name, size in sizes.items():
+        path = folder / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(bytes(size))
+    return str(folder)
+
+
+# fingerprint
+
+
+def test_the_same_files_have_one_fingerprint_wherever_they_lie(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    here = fill(tmp_path / "here", {"a/1.png": 3, "b/2.png": 4})
+    there = fill(tmp_path / "far" / "there", {"a/1.png": 3, "b/2.png": 4})
+    expected = fingerprint(NAMES, here)
+    assert re.fullmatch(r"[0-9a-f]{64}", expected)
+    assert fingerprint(NAMES, there) == expected
+    monkeypatch.chdir(tmp_path)
+    assert fingerprint(NAMES, "here") == expected
+
+
+@pytest.mark.parametrize(
+    ("names", "sizes"),
+    [
+        (NAMES, {"a/1.png": 3, "b/2.png": 5}),
+        (["a/1.png", "c/2.png"], {"a/1.png": 3, "c/2.png": 4}),
+        (["b/2.png", "a/1.png"], {"a/1.png": 3, "b/2.png": 4}),
+        (["a/1.png"], {"a/1.png": 3}),
+        (["a/1.png", "b/2.png", "c"], {"a/1.png": 3, "b/2.png": 4, "c": 0}),
+        (NAMES, {"a/1.png": 3}),
+    ],
+    ids=["size", "name", "order", "one fewer", "one more", "one missing"],
+)
+def test_another_size_name_order_or_number_of_files_gives_another_fingerprint(
+    tmp_path: Path, names: list[str], sizes: dict[str, int]
+) -> None:
+    before = fingerprint(NAMES, fill(tmp_path / "before", {"a/1.png": 3, "b/2.png": 4}))
+    assert fingerprint(names, fill(tmp_path / "after", sizes)) != before
+
+
+def test_names_and_sizes_do_not_run_into_each_other(tmp_path: Path) -> None:
+    one = fill(tmp_path / "one", {"a": 11, "b": 1})
+    other = fill(tmp_path / "other", {"a1": 1, "b": 1})
+    assert fingerprint(["a", "b"], one) != fingerprint(["a1", "b"], other)
+
+
+def test_a_name_that_is_no_text_has_a_fingerprint(tmp_path: Path) -> None:
+    assert fingerprint(["bad\udcff.png"], str(tmp_path))
+
+
+# flatten
+
+
+def test_nested_names_are_joined_by_points() -> None:
+    record = {"date": "today", "settings": {"seed": 3, "deep": {"er": None}}, "tile": (64, 32)}
+    assert flatten(record) == {
+        "date": "today",
+        "settings.seed": "3",
+        "settings.deep.er": "None",
+        "tile": "(64, 32)",
+    }
+
+
+def test_an_empty_table_keeps_its_row() -> None:
+    assert flatten({"skipped": {}}) == {"skipped": "{}"}
+
+
+# describe_run
+
+
+def test_a_run_states_its_time_and_versions() -> None:
+    run = describe_run()
+    age = datetime.now(timezone.utc) - datetime.fromisoformat(run["date"])
+    assert timedelta(seconds=-1) <= age < timedelta(minutes=1)
+    assert run["python"] == ".".join(map(str, sys.version_info[:3]))
+    assert run["packages"]["torch"] == metadata.version("torch")
+    assert {"numpy", "pillow", "pytorch-msssim"} <= set(run["packages"])
+
+
+def test_a_run_is_plain_data() -> None:
+    run = describe_run()
+    assert json.loads(json.dumps(run)) == run
+
+
+def test_a_package_that_is_not_installed_has_no_version(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(provenance, "PACKAGES", ("no-such-package",))
+    assert describe_run()["packages"] == {"no-such-package": None}
+
+
+def test_without_git_the_commit_is_unknown(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PATH", str(tmp_path))
+    assert describe_run()["commit"] is None
+
+
+def test_outside_a_checkout_the_commit_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("GIT_CEILING_DIRECTORIES", str(tmp_path.parent))
+    monkeypatch.setattr(provenance, "__file__", str(tmp_path / "provenance.py"))
+    assert describe_run()["commit"] is None
+
+
+@pytest.mark.skipif(shutil.which("git") is None, reason="needs git")
+def test_the_commit_of_the_checkout_is_stated_and_marked_where_files_differ(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    who = ["-c", "user.name=a", "-c", "user.email=a@example.org", "-c", "commit.gpgsign=false"]
+
+    def git(*words: str) -> str:
+        command = ["git", *who, *words]
+        answer = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, check=True)
+        return answer.stdout.strip()
+
+    file = tmp_path / "provenance.py"
+    file.write_text("one", encoding="utf-8")
+    git("init", "-q")
+    git("add", ".")
+    git("commit", "-q", "-m", "One")
+    git("tag", "-a", "v1", "-m", "One")
+    commit = git("rev-parse", "HEAD")
+    monkeypatch.setattr(provenance, "__file__", str(file))
+    assert describe_run()["commit"] == commit
+    file.write_text("two", encoding="utf-8")
+    assert describe_run()["commit"] == f"{commit}-dirty"

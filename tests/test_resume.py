@@ -1,0 +1,449 @@
+import csv
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from datasets import ImageFolderDataset
+from recon.errors import InterruptedRunError, UserError
+from recon.pipeline import run_training
+from recon.training.trainer import Trainer
+
+Train = Callable[..., dict[str, Tensor]]
+WriteImages = Callable[..., Path]
+
+TIMES = {"Seconds", "Images/s"}
+LAST = "Last_Model_AE.pth"
+# Random windows, turns, colours and blur; a warm-up, a decay and an average of the weights.
+FULL = {"augmentation": True, "crop_size": 12, "validation_fraction": 0.3, "save_interval": 2}
+
+
+@pytest.fixture
+def images(write_images: WriteImages, tmp_path: Path) -> Path:
+    return write_images(tmp_path / "train", names=[f"{i // 3}/{i}.png" for i in range(15)])
+
+
+def places(tmp_path: Path, name: str) -> dict[str, str]:
+    folder = tmp_path / name
+    return {
+        "model_saved_location_mse": str(folder),
+        "training_loss_file_mse": str(folder / "l.csv"),
+    }
+
+
+def log_of(folder: Path) -> list[dict[str, str]]:
+    """Rows of the log without the times."""
+    with (folder / "l.csv").open(newline="", encoding="utf-8") as file:
+        return [{k: v for k, v in row.items() if k not in TIMES} for row in csv.DictReader(file)]
+
+
+def spelled(value: Any) -> Any:
+    """Nested plain data whose equality is that of every bit."""
+    if isinstance(value, Tensor):
+        return str(value.dtype), tuple(value.shape), value.numpy().tobytes()
+    if isinstance(value, dict):
+        return {name: spelled(entry) for name, entry in value.items()}
+    if isinstance(value, list | tuple):
+        return [spelled(entry) for entry in value]
+    return repr(value)
+
+
+def end_of(folder: Path) -> dict[str, Any]:
+    """What decides all that would follow: weights, moments, averages, random state, best epoch."""
+    saved = torch.load(folder / LAST, weights_only=True)
+    state = saved["run"]["state"]
+    history = [row[:6] for row in state["history"]]
+    kept = {name: saved["run"][name] for name in ("average", "random", "scaler")}
+    best = [state[name] for name in ("epoch", "step", "best_epoch", "best_loss", "loss_sum")]
+    return spelled(
+        [
+            saved["model_state_dict"],
+            saved["optimizer_state_dict"],
+            history,
+            best,
+            kept,
+            saved["epoch"],
+        ]
+    )
+
+
+def assert_alike(one: Path, other: Path) -> None:
+    assert end_of(one) == end_of(other)
+    assert log_of(one) == log_of(other)
+    for kind in ("Final", "Best"):
+        models = [
+            torch.load(f / f"{kind}_Model_AE_MSE.pth", weights_only=True) for f in (one, other)
+        ]
+        assert spelled(models[0]) == spelled(models[1])
+
+
+class Stop(Exception):  # noqa: N818 - it stands for a power cut, not for an error
+    """The end of the process, as far as the run can see."""
+
+
+def cut_after(epochs: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """End the run without notice when so many epochs have been saved."""
+    begin = Trainer._train_epoch
+
+    def train_epoch(trainer: Trainer, watch: Any) -> Any:
+        if trainer.state.epoch == epochs:
+            raise Stop
+        return begin(trainer, watch)
+
+    monkeypatch.setattr(Trainer, "_train_epoch", train_epoch)
+
+
+def signal_in(epoch: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Send SIGTERM to this process in the middle of a step, both counted from 0."""
+    take_step = Trainer._step
+
+    def step_and_signal(trainer: Trainer, *args: Any) -> Tensor:
+        if (trainer.state.epoch, trainer.state.step) == (epoch, step):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return take_step(trainer, *args)
+
+    monkeypatch.setattr(Trainer, "_step", step_and_signal)
+
+
+# Equal to a run in one go
+
+
+@pytest.mark.parametrize("done", [1, 3])
+def test_a_run_cut_between_epochs_and_resumed_equals_one_in_one_go(
+    done: int, train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(num_epochs=4, **FULL, **places(tmp_path, "whole"))
+    with monkeypatch.context() as patch:
+        cut_after(done, patch)
+        with pytest.raises(Stop):
+            train(num_epochs=4, **FULL, **places(tmp_path, "parts"))
+    train(num_epochs=4, **FULL, **places(tmp_path, "parts"), resume="auto")
+    assert_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize(("epoch", "step"), [(0, 0), (1, 1), (1, 2), (2, 2)])
+def test_a_run_ended_by_a_signal_in_an_epoch_and_resumed_equals_one_in_one_go(
+    epoch: int,
+    step: int,
+    train: Train,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    train(num_epochs=3, **FULL, **places(tmp_path, "whole"))
+    with monkeypatch.context() as patch:
+        signal_in(epoch, step, patch)
+        with pytest.raises(InterruptedRunError) as caught:
+            train(num_epochs=3, **FULL, **places(tmp_path, "parts"))
+    assert caught.value.signum == signal.SIGTERM
+    saved = torch.load(tmp_path / "parts" / LAST, weights_only=True)
+    assert saved["epoch"] == epoch
+    assert saved["run"]["state"]["step"] == step + 1
+    train(num_epochs=3, **FULL, **places(tmp_path, "parts"), resume="auto")
+    assert_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_interrupted_twice_equals_one_in_one_go(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(num_epochs=2, **FULL, **places(tmp_path, "whole"))
+    for number, resume in enumerate(["", "auto"]):
+        with monkeypatch.context() as patch:
+            signal_in(0, number, patch)
+            with pytest.raises(InterruptedRunError):
+                train(num_epochs=2, **FULL, **places(tmp_path, "parts"), resume=resume)
+    train(num_epochs=2, **FULL, **places(tmp_path, "parts"), resume="auto")
+    assert_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_resuming_with_other_workers_changes_nothing(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(num_epochs=2, **FULL, **places(tmp_path, "whole"))
+    with monkeypatch.context() as patch:
+        signal_in(0, 1, patch)
+        with pytest.raises(InterruptedRunError):
+            train(num_epochs=2, **FULL, **places(tmp_path, "parts"))
+    train(num_epochs=2, **FULL, **places(tmp_path, "parts"), resume="auto", num_workers=2)
+    assert_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_resuming_without_an_average_of_the_weights_equals_one_go(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = FULL | {"weight_averaging": 0.0}
+    train(num_epochs=2, **options, **places(tmp_path, "whole"))
+    with monkeypatch.context() as patch:
+        signal_in(1, 0, patch)
+        with pytest.raises(InterruptedRunError):
+            train(num_epochs=2, **options, **places(tmp_path, "parts"))
+    train(num_epochs=2, **options, **places(tmp_path, "parts"), resume="auto")
+    assert_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_resuming_a_finished_run_changes_nothing(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    first = train(**places(tmp_path, "run"))
+    again = train(**places(tmp_path, "run"), resume="auto")
+    assert spelled(first) == spelled(again)
+    assert len(log_of(tmp_path / "run")) == 2
+
+
+def test_an_older_checkpoint_can_be_named(train: Train, images: Path, tmp_path: Path) -> None:
+    train(num_epochs=3, **places(tmp_path, "one"))
+    path = tmp_path / "one/Model_AE_epoch_001.pth"
+    train(num_epochs=3, **places(tmp_path, "other"), resume=str(path))
+    assert end_of(tmp_path / "one") == end_of(tmp_path / "other")
+
+
+# Which checkpoint
+
+
+def test_auto_starts_anew_where_there_is_none(
+    train: Train, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("INFO", "recon")
+    train(num_epochs=1, **places(tmp_path, "run"), resume="auto")
+    assert "starting anew" in caplog.text
+    assert len(log_of(tmp_path / "run")) == 1
+
+
+def test_auto_picks_the_newest(
+    train: Train, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(num_epochs=2, **places(tmp_path, "run"))
+    (tmp_path / "run" / LAST).unlink()
+    older = (tmp_path / "run/Model_AE_epoch_001.pth").read_bytes()
+    (tmp_path / "run/Model_AE_epoch_000.pth").write_bytes(older)
+    caplog.set_level("INFO", "recon")
+    train(num_epochs=2, **places(tmp_path, "run"), resume="auto")
+    assert "Model_AE_epoch_002.pth after epoch 2" in caplog.text
+
+
+def test_auto_counts_epochs_above_999_rightly(
+    train: Train, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(num_epochs=2, **places(tmp_path, "run"))
+    folder = tmp_path / "run"
+    (folder / LAST).unlink()
+    (folder / "Model_AE_epoch_002.pth").rename(folder / "Model_AE_epoch_1000.pth")
+    (folder / "Model_AE_epoch_001.pth").rename(folder / "Model_AE_epoch_999.pth")
+    caplog.set_level("INFO", "recon")
+    train(num_epochs=2, **places(tmp_path, "run"), resume="auto")
+    assert "Model_AE_epoch_1000.pth after epoch 2" in caplog.text
+
+
+@pytest.mark.parametrize("damage", ["truncated", "empty", "flipped", "other"])
+def test_auto_passes_over_a_damaged_one_and_says_so(
+    damage: str, train: Train, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train(num_epochs=2, **places(tmp_path, "run"))
+    whole = end_of(tmp_path / "run")
+    last = tmp_path / "run" / LAST
+    content = bytearray(last.read_bytes())
+    for place in range(100, len(content), 97):  # One bit alone may hit what nothing reads.
+        content[place] ^= 16
+    damaged = {"truncated": bytes(content[:-9]), "empty": b"", "flipped": bytes(content)}
+    damaged["other"] = (tmp_path / "run/Final_Model_AE_MSE.pth").read_bytes()
+    for path in (last, tmp_path / "run/Model_AE_epoch_002.pth"):
+        path.unlink()
+        path.write_bytes(damaged[damage])
+    caplog.set_level("INFO", "recon")
+    train(num_epochs=2, **places(tmp_path, "run"), resume="auto")
+    assert caplog.text.count("Passed over: ") == 2
+    assert "Model_AE_epoch_001.pth after epoch 1" in caplog.text
+    assert end_of(tmp_path / "run") == whole
+
+
+def test_a_damaged_checkpoint_that_was_named_is_refused(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    (tmp_path / "a.pth").write_bytes(b"no")
+    with pytest.raises(UserError, match=r"a\.pth is no readable"):
+        train(resume=str(tmp_path / "a.pth"))
+    with pytest.raises(UserError, match=r"b\.pth is missing"):
+        train(resume=str(tmp_path / "b.pth"))
+
+
+# What may change
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("tile_size", 24),
+        ("batch_size_train", 3),
+        ("learning_rate", 0.5),
+        ("weight_decay", 0.5),
+        ("weight_averaging", 0.5),
+        ("optimizer", "adam"),
+        ("schedule", "constant"),
+        ("warmup_fraction", 0.5),
+        ("gradient_clip", 0.5),
+        ("seed", 7),
+        ("precision", "bfloat16"),
+        ("input_normalization", "none"),
+        ("intensity_range", (0.0, 9.0)),
+        ("loss_weights_mse", {"l1": 1.0}),
+        ("augmentation", False),
+        ("augment_hue", 0.3),
+        ("crop_size", 14),
+        ("images_per_epoch", 4),
+        ("balance_folders", True),
+    ],
+)
+def test_changed_settings_are_refused_by_name(
+    name: str, value: Any, train: Train, images: Path, tmp_path: Path
+) -> None:
+    train(num_epochs=1, **places(tmp_path, "run"))
+    with pytest.raises(UserError, match=f"cannot be resumed.* {name} was .*, now ") as caught:
+        train(num_epochs=2, **places(tmp_path, "run"), resume="auto", **{name: value})
+    assert "\n" not in str(caught.value)
+    assert repr(value) in str(caught.value) or json.dumps(list(value)) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("num_workers", 1),
+        ("save_interval", 3),
+        ("unreadable_images", "stop"),
+        ("folder_path_test", "elsewhere"),
+        ("batch_size_test", 1),
+        ("cache", "none"),
+    ],
+)
+def test_settings_that_do_not_decide_the_weights_may_change(
+    name: str, value: Any, train: Train, images: Path, tmp_path: Path
+) -> None:
+    train(num_epochs=1, **places(tmp_path, "run"))
+    train(num_epochs=2, **places(tmp_path, "run"), resume="auto", **{name: value})
+    assert len(log_of(tmp_path / "run")) == 2
+
+
+def test_the_number_of_epochs_may_change(train: Train, images: Path, tmp_path: Path) -> None:
+    train(num_epochs=1, **places(tmp_path, "run"))
+    train(num_epochs=3, **places(tmp_path, "run"), resume="auto")
+    assert [row["Epoch"] for row in log_of(tmp_path / "run")] == ["1", "2", "3"]
+
+
+@pytest.mark.parametrize("change", ["added", "removed", "renamed", "replaced"])
+def test_changed_training_images_are_refused(
+    change: str, train: Train, images: Path, write_images: WriteImages, tmp_path: Path
+) -> None:
+    train(num_epochs=1, **places(tmp_path, "run"))
+    if change == "added":
+        write_images(images, names=["0/new.png"])
+    if change == "removed":
+        (images / "0/0.png").unlink()
+    if change == "renamed":
+        (images / "0/0.png").rename(images / "0/00.png")
+    if change == "replaced":
+        write_images(images, names=["0/0.png"], edge=24, seed=9)
+    with pytest.raises(UserError, match="the training images have changed"):
+        train(num_epochs=2, **places(tmp_path, "run"), resume="auto")
+
+
+def test_the_training_folder_may_be_named_from_elsewhere(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    train(num_epochs=1, **places(tmp_path, "run"))
+    monkeypatch.chdir(images)
+    train(num_epochs=2, **places(tmp_path, "run"), resume="auto", folder_path_train=".")
+    assert len(log_of(tmp_path / "run")) == 2
+
+
+def test_a_checkpoint_of_the_other_objective_is_refused(
+    train: Train, images: Path, tmp_path: Path, make_settings: Callable[..., Any], network: Any
+) -> None:
+    train(num_epochs=1, **places(tmp_path, "run"))
+    settings = make_settings(
+        resume=str(tmp_path / "run" / LAST),
+        model_saved_location_ssim=str(tmp_path / "ssim"),
+        training_loss_file_ssim=str(tmp_path / "ssim/l.csv"),
+    )
+    with pytest.raises(UserError, match=r"cannot be resumed.*objective"):
+        run_training(settings, "ssim", network, ImageFolderDataset)
+
+
+def test_a_checkpoint_that_records_no_run_is_refused(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    """Such as one that another program wrote with our keys."""
+    train(num_epochs=1, **places(tmp_path, "run"))
+    saved = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    del saved["provenance"]
+    torch.save(saved, tmp_path / "a.pth")
+    with pytest.raises(UserError, match="lacks provenance"):
+        train(resume=str(tmp_path / "a.pth"))
+
+
+# A process of its own, with worker processes, ended from outside
+
+PROGRAM = """
+import sys, time
+sys.path[:0] = [{tests!r}, {root!r}]
+from conftest import TwoLayers
+from datasets import ImageFolderDataset
+from recon.command import run_command
+from recon.pipeline import run_training
+
+class Slow(TwoLayers):
+    def forward(self, images):
+        time.sleep({pause})
+        return super().forward(images)
+
+def job(settings, asked):
+    run_training(settings, "mse", Slow, ImageFolderDataset, asked=asked)
+
+if __name__ == "__main__":
+    sys.exit(run_command({{}}, None, job))
+"""
+
+
+def program(pause: float) -> str:
+    tests = Path(__file__).resolve().parent
+    return PROGRAM.format(tests=str(tests), root=str(tests.parent), pause=pause)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs signals")
+def test_a_signal_to_all_processes_of_a_run_saves_it_and_resume_equals_one_go(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    """As `timeout` and batch systems send it: to the workers too."""
+    options = {"num_epochs": "2", "tile_size": "16", "batch_size_train": "2", "GPUs": ""}
+    options |= {"validation_fraction": "0", "precision": "float32", "num_workers": "2"}
+    options |= {"folder_path_train": str(images), **places(tmp_path, "parts")}
+    flags = [part for name, value in options.items() for part in (f"--{name}", value)]
+    process = subprocess.Popen(
+        [sys.executable, "-c", program(0.5), *flags],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+        start_new_session=True,
+    )
+    for line in process.stdout or ():
+        if line.startswith("Images:"):
+            break
+    time.sleep(1.0)
+    os.killpg(process.pid, signal.SIGTERM)
+    output, _ = process.communicate(timeout=60)
+    assert process.returncode == 128 + signal.SIGTERM, output
+    assert output.splitlines()[-1] == "error: ended by SIGTERM"
+    saved = torch.load(tmp_path / "parts" / LAST, weights_only=True)
+    assert saved["run"]["state"]["step"] > 0
+    assert saved["epoch"] < 2
+    same = {"batch_size_train": 2, "augmentation": True}
+    train(**same, **places(tmp_path, "parts"), resume="auto")
+    train(**same, **places(tmp_path, "whole"))
+    assert_alike(tmp_path / "whole", tmp_path / "parts")
