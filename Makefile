@@ -5,7 +5,8 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A short run on the images that ship; `make train TRAIN_FLAGS="..."` changes it.
-TRAIN_FLAGS ?= --num_epochs 60 --batch_size_train 4 --save_interval 20
+TRAIN_FLAGS ?= --num_epochs 20 --images_per_epoch 240 --batch_size_train 8 --crop_size 128 \
+	--balance_folders True --augment_probability 0.5 --learning_rate 2e-3
 
 .PHONY: help train test test-gpu lint bench notebook clean
 

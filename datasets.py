@@ -264,12 +264,20 @@ def _decode(path: Path) -> _Raw:
 
 def _decode_other(data: bytes) -> _Raw:
     with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
+        if image.format == "PNG":
+            _verify_png(data)
         image.load()
         orientation = image.getexif().get(ORIENTATION, 1)
         is_deep = image.format == "PNG" and data[24] == 16  # Pillow would drop the lower 8 bits
         samples = _decode_deep_png(data) if is_deep else _eight_bit(image)
     is_grey = samples.shape[-1] < 3
     return _Raw(samples, 16 if is_deep else 8, MIN_IS_BLACK if is_grey else RGB, orientation)
+
+
+def _verify_png(data: bytes) -> None:
+    """Check the checksums: Pillow's decoder passes over those of the pixels, libpng prints."""
+    with Image.open(BytesIO(data), formats=("PNG",)) as image:
+        image.verify()
 
 
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:
@@ -287,8 +295,6 @@ def _decode_deep_png(data: bytes) -> NDArray[np.uint16]:
     """Return (H, W, S) of a 16-bit PNG, transparency by colour turned into alpha."""
     import imagecodecs
 
-    with Image.open(BytesIO(data), formats=("PNG",)) as image:
-        image.verify()  # the checksums, about which libpng would print
     kept, place = [data[:8]], 8
     while place < len(data):
         end = place + 12 + int.from_bytes(data[place : place + 4], "big")

@@ -324,6 +324,21 @@ def test_a_file_that_tries_to_run_code_is_refused_and_runs_none(
     assert proof.exists()
 
 
+def test_an_archive_that_holds_a_name_twice_is_refused(weights: Weights, tmp_path: Path) -> None:
+    """Checksums would be verified of one of the two, and the other be read."""
+    path = tmp_path / "a.pth"
+    torch.save(weights, path)
+    with zipfile.ZipFile(path) as archive:
+        entries = [(name, archive.read(name)) for name in archive.namelist()]
+    name, content = next(entry for entry in entries if "/data/" in entry[0])
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr(name, bytes(len(content)))
+        archive.NameToInfo.clear()
+        for entry in entries:
+            archive.writestr(*entry)
+    assert "a name twice" in refusal(path)
+
+
 def test_a_compressed_archive_is_refused_before_it_is_unpacked(
     weights: Weights, tmp_path: Path
 ) -> None:

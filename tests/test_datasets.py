@@ -836,6 +836,15 @@ def test_flipped_bytes_give_an_array_or_the_one_error(
     assert capfd.readouterr() == ("", "")
 
 
+@pytest.mark.parametrize("place", range(3, 200, 7))
+def test_a_png_whose_pixels_were_changed_is_unreadable(read: Any, place: int) -> None:
+    """Pillow's decoder stops at the last row, before the checksums that follow it."""
+    data = bytearray(saved(COLOUR, "PNG", compress_level=0))
+    data[data.index(b"IDAT") + 12 + place] ^= 1
+    with pytest.raises(UnreadableImageError, match="SyntaxError"):
+        read(bytes(data))
+
+
 def test_an_empty_file_is_named(tmp_path: Path) -> None:
     touch(tmp_path, "a.png")
     with pytest.raises(UnreadableImageError) as caught:

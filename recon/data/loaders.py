@@ -6,6 +6,7 @@ batch and reported, never replaced.
 """
 
 import signal
+import sys
 from collections.abc import Callable, Iterator
 from typing import NamedTuple, Protocol
 
@@ -121,6 +122,8 @@ def make_loader(
         collate_fn=_collate,
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
+        # Python 3.14 would start them afresh, and a cache in memory is shared by forking alone.
+        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
         worker_init_fn=_leave_signals_to_the_parent,
         # Its own, so that starting an epoch draws nothing from the run's random state.
         generator=torch.Generator(),

@@ -10,7 +10,7 @@ from pathlib import PurePath
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["by_group", "split_by_group"]
+__all__ = ["by_group", "shared_groups", "split_by_group"]
 
 Indices = NDArray[np.int64]
 
@@ -62,6 +62,14 @@ def by_group(paths: Sequence[str], group: str) -> list[Indices]:
     for index, path in enumerate(paths):
         members.setdefault(_group_of(path, group), array("q")).append(index)
     return [np.array(members[name], dtype=np.int64) for name in sorted(members)]
+
+
+def shared_groups(paths: Sequence[str], kept: Indices, aside: Indices, group: str) -> list[str]:
+    """Names of the groups that have members on both sides, sorted; none if nothing leaks."""
+    if group == "image":
+        return []
+    held_out = {_group_of(paths[index], group) for index in aside}
+    return sorted(held_out & {_group_of(paths[index], group) for index in kept})
 
 
 def _choose(sizes: Indices, order: Indices, target: float) -> list[int]:

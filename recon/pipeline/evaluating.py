@@ -1,6 +1,7 @@
 """One evaluation, from a model file to workbook, csv and pictures."""
 
 import logging
+import time
 from collections.abc import Iterator
 from contextlib import ExitStack
 from pathlib import Path
@@ -15,11 +16,12 @@ from recon.evaluation.pictures import PictureWriter, Selection, picture_names
 from recon.evaluation.records import Record, visible
 from recon.evaluation.summary import Summary, Tally
 from recon.evaluation.workbook import RecordWriter
-from recon.files import check_target, check_writable
+from recon.files import check_target, check_writable, write_json
 from recon.models.registry import Builder
-from recon.pipeline.images import Datasets, FolderDataset, Relatives, open_folder, report_unreadable
+from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
 from recon.pipeline.models import LoadedModel, load_model
-from recon.provenance import describe_run, fingerprint, flatten
+from recon.pipeline.paths import Relatives, every
+from recon.provenance import among, describe_run, fingerprint, flatten
 from recon.ranks import join_ranks
 from recon.settings import Settings
 from recon.training.checkpoint import hash_weights
@@ -105,7 +107,7 @@ def _write_results(
     path: Path,
 ) -> tuple[Summary, list[str]]:
     """Evaluate every image and write all files; returns the figures and what was unreadable."""
-    tally = Tally()
+    tally, started = Tally(), time.perf_counter()
     unreadable: list[str] = []
     with ExitStack() as stack:
         writer = None
@@ -121,7 +123,9 @@ def _write_results(
         summary = tally.summary()
         if writer is not None:
             record = _run_record(model, path, dataset, settings, unreadable)
+            record["seconds"] = round(time.perf_counter() - started, 1)
             writer.finish(summary, flatten(record))
+            write_json(book.with_suffix(".json"), record)
     return summary, unreadable
 
 
@@ -182,14 +186,40 @@ def _run_record(
             "folder": settings.folder_path_test,
             "found": len(dataset),
             "unreadable": len(unreadable),
+            "trained on": _trained_on(model, dataset),
             "fingerprint": fingerprint(Relatives(dataset.paths), settings.folder_path_test),
         },
         "skipped": {str(i): visible(reason) for i, reason in enumerate(unreadable, 1)},
         "device": model.runtime.name,
         "precision": model.runtime.precision,
         "settings": settings.model_dump(mode="json"),
-        "training": model.provenance or "not recorded",
+        "training": _without_members(model.provenance) or "not recorded",
     }
+
+
+def _trained_on(model: LoadedModel, dataset: FolderDataset) -> int | str:
+    """How many of the images the model was trained on, where its record can tell."""
+    known = model.provenance.get("data", {}).get("train", {}).get("members")
+    if known is None:
+        return "not recorded"
+    count = among(every(dataset.paths), known)
+    if count:
+        logger.warning(
+            "%d of the %d test images are among those that the model was trained on: its scores "
+            "flatter",
+            count,
+            len(dataset),
+        )
+    return count
+
+
+def _without_members(provenance: dict[str, Any]) -> dict[str, Any]:
+    """The record of a training for a person to read."""
+    data = {
+        part: {name: value for name, value in facts.items() if name != "members"}
+        for part, facts in provenance.get("data", {}).items()
+    }
+    return {**provenance, "data": data} if data else provenance
 
 
 def _report(summary: Summary) -> None:

@@ -1,9 +1,10 @@
 """Find the images that the settings name, and load them as they say."""
 
 import logging
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, overload
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,11 +12,13 @@ from numpy.typing import NDArray
 from recon.data.cache import HEADER, CachedDataset, open_store
 from recon.data.loaders import Batches, ImageDataset, make_loader
 from recon.data.sampling import draw_epoch
-from recon.data.splits import by_group, split_by_group
+from recon.data.splits import by_group
 from recon.errors import UserError
 from recon.models.preparation import Preparation
 from recon.pipeline.models import CHANNELS, edges
-from recon.provenance import fingerprint
+from recon.pipeline.paths import Paths, Relatives, every
+from recon.pipeline.splitting import split_off
+from recon.provenance import fingerprint, members
 from recon.settings import Settings
 from recon.training.runtime import Runtime
 from recon.training.trainer import Split
@@ -23,7 +26,6 @@ from recon.training.trainer import Split
 __all__ = [
     "Datasets",
     "FolderDataset",
-    "Relatives",
     "open_folder",
     "report_unreadable",
     "training_data",
@@ -32,44 +34,6 @@ __all__ = [
 logger = logging.getLogger("recon")
 
 LISTED = 20  # unreadable images named at the end of a run
-ODD_SHARE = 2.0  # a validation part so many times what was asked for is worth a word
-
-
-class Paths(Protocol):
-    """Paths of images below a folder, kept compactly."""
-
-    folder: str
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> str: ...
-
-    def relative(self, index: int, /) -> str:
-        """The path below the folder."""
-
-    def select(self, indices: Iterable[int], /) -> "Paths":
-        """The paths at these indices."""
-
-
-class Relatives(Sequence[str]):
-    """The paths below their folder, one at a time: a list of a million takes 100 MB."""
-
-    def __init__(self, paths: Paths) -> None:
-        self.paths = paths
-
-    def __len__(self) -> int:
-        return len(self.paths)
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self.paths.relative(i) for i in range(len(self))[index]]
-        return self.paths.relative(range(len(self))[index])
 
 
 class FolderDataset(ImageDataset, Protocol):
@@ -121,9 +85,20 @@ def open_folder(
 
 
 def training_data(
-    settings: Settings, preparation: Preparation, datasets: Datasets, runtime: Runtime
+    settings: Settings,
+    preparation: Preparation,
+    datasets: Datasets,
+    runtime: Runtime,
+    checkpoints: Path,
 ) -> tuple[Split, Split | None, dict[str, Any]]:
     """Training images, validation images if there are any, and what to record of both.
+
+    Args:
+        settings: Of the run.
+        preparation: Of its images.
+        datasets: `datasets.ImageFolderDataset`.
+        runtime: Of the run.
+        checkpoints: Folder where the split is written, and found again on resume.
 
     Raises:
         UserError: If images are missing or cannot be split as asked.
@@ -133,17 +108,12 @@ def training_data(
     held_out: FolderDataset | None = None
     if settings.folder_path_validation:
         train = whole
-        held_out = open_folder(
-            datasets, "folder_path_validation", settings.folder_path_validation, preparation
-        )
+        held_out = _validation_folder(settings, datasets, preparation)
     else:
-        kept, aside = _split(whole.paths, settings)
-        select = whole.paths.select
-        train = open_folder(datasets, "folder_path_train", folder, preparation, paths=select(kept))
-        if aside:
-            held_out = open_folder(
-                datasets, "folder_path_train", folder, preparation, paths=select(aside)
-            )
+        kept, aside = split_off(whole.paths, settings, checkpoints, runtime.ranks)
+        part = partial(open_folder, datasets, "folder_path_train", folder, preparation)
+        train = part(paths=whole.paths.select(kept))
+        held_out = part(paths=whole.paths.select(aside)) if len(aside) else None
     count = 0 if held_out is None else len(held_out)
     logger.info("Images: %d to train on, %d for validation", len(train), count)
     record = {"train": _describe(train.paths), "validation": {"images": 0}}
@@ -154,34 +124,19 @@ def training_data(
     return _load(train, settings, runtime, shuffled=True), validation, record
 
 
-def _split(paths: Paths, settings: Settings) -> tuple[Sequence[int], Sequence[int]]:
-    fraction, group = settings.validation_fraction, settings.validation_group
-    try:
-        kept, aside = split_by_group(Relatives(paths), fraction, group, settings.seed)
-    except ValueError as error:
-        raise UserError(str(error)) from None
-    share = len(aside) / len(paths)
-    if fraction > 0 and share == 0:
-        logger.warning(
-            "No validation: all images are in one group (validation_group = %r). Give "
-            "folder_path_validation, or validation_group = a regular expression that names the "
-            "slide or patient in a path, or 'image' if neighbouring tiles may leak",
-            group,
+def _validation_folder(
+    settings: Settings, datasets: Datasets, preparation: Preparation
+) -> FolderDataset:
+    train = Path(settings.folder_path_train).resolve()
+    validation = Path(settings.folder_path_validation).resolve()
+    if validation.is_relative_to(train) or train.is_relative_to(validation):
+        raise UserError(
+            f"folder_path_validation must lie outside folder_path_train, got "
+            f"{settings.folder_path_validation!r}: its images would be trained on"
         )
-    elif group == "image" and fraction > 0:
-        logger.warning(
-            "Validation by single images: neighbouring tiles of one slide are near-copies, so its "
-            "scores flatter; set validation_group to keep slides or patients together"
-        )
-    elif share > ODD_SHARE * fraction:
-        logger.warning(
-            "Validation takes %.0f %% of the images, not %.0f %%: groups stay whole "
-            "(validation_group = %r)",
-            100 * share,
-            100 * fraction,
-            group,
-        )
-    return kept.tolist(), aside.tolist()
+    return open_folder(
+        datasets, "folder_path_validation", settings.folder_path_validation, preparation
+    )
 
 
 def _describe(paths: Paths) -> dict[str, Any]:
@@ -189,6 +144,7 @@ def _describe(paths: Paths) -> dict[str, Any]:
         "folder": paths.folder,
         "images": len(paths),
         "fingerprint": fingerprint(Relatives(paths), paths.folder),
+        "members": members(every(paths), len(paths)),
     }
 
 

@@ -29,9 +29,12 @@ class LoadedModel(NamedTuple):
     preparation: Preparation
     provenance: dict[str, Any]  # empty where nothing is recorded
     runtime: Runtime
+    one_by_one: bool = False  # so that no bit depends on how many images come together
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Reconstruct images in [0, 1], (N, C, H, W), on this model's device."""
+        if self.one_by_one and len(images) > 1:
+            return torch.cat([self.reconstruct(images[i : i + 1]) for i in range(len(images))])
         prepared = self.preparation.normalize(images)
         prepared = prepared.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), self.runtime.autocast():
@@ -83,7 +86,7 @@ def load_model(
     model = build_model(architecture, preparation.channels, {"auto_encoder": auto_encoder})
     load_strictly(model, weights, path)
     model = runtime.spread(runtime.place(model), compile_model=settings.compile_model, learns=False)
-    return LoadedModel(model.eval(), preparation, provenance, runtime)
+    return LoadedModel(model.eval(), preparation, provenance, runtime, settings.deterministic)
 
 
 def _reconcile(

@@ -105,11 +105,12 @@ def _assemble(
     runtime: Runtime,
 ) -> tuple[Trainer, dict[str, Any]]:
     """The trainer, and what to record of its data."""
+    folder = Path(settings.of("model_saved_location", objective))
     criterion = _criterion(settings, objective)
     augmentation = _augmentation(settings)
     preparation = preparation_of(settings)
     model = build_model(settings.architecture, preparation.channels, {"auto_encoder": auto_encoder})
-    train, validation, data = training_data(settings, preparation, datasets, runtime)
+    train, validation, data = training_data(settings, preparation, datasets, runtime, folder)
     if settings.initial_weights:
         path = Path(settings.initial_weights)
         load_strictly(model, read_model_file(path).weights, path)
@@ -238,6 +239,13 @@ def _explained(settings: Settings, objective: str, asked: frozenset[str]) -> Ite
         raise UserError(
             f"the GPU's memory is too small for batch_size_train = {settings.batch_size_train}; "
             f"try --batch_size_train {smaller}"
+        ) from None
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise UserError(
+            f"a process that reads images has died ({str(error).splitlines()[0]}); mostly memory "
+            f"has run out: lower num_workers or cache_limit_gb"
         ) from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):

@@ -147,6 +147,9 @@ def _check_archive(path: Path) -> None:
         # PyTorch reads such an entry as memory that was never written.
         if any(entry.external_attr & DIRECTORY for entry in archive.infolist()):
             raise ValueError("folders in the archive, which PyTorch does not write")
+        # Of two entries of one name, checksums would be verified of one and the other be read.
+        if len(set(archive.namelist())) < len(archive.namelist()):
+            raise ValueError("an archive that holds a name twice, which PyTorch does not write")
         damaged = archive.testzip()
     if damaged:
         raise ValueError(f"checksum of {damaged} is wrong")

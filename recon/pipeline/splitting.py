@@ -1,0 +1,111 @@
+"""Split validation images off the training folder, once for a run."""
+
+import json
+import logging
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from recon.data.splits import shared_groups, split_by_group
+from recon.errors import UserError
+from recon.files import write_json
+from recon.pipeline.paths import Paths, Relatives
+from recon.ranks import Ranks
+from recon.settings import Settings
+
+__all__ = ["SPLIT", "split_off"]
+
+logger = logging.getLogger("recon")
+
+Indices = NDArray[np.int64]
+
+SPLIT = "validation_split.json"
+ODD_SHARE = 2.0  # a validation part so many times what was asked for is worth a word
+
+
+def split_off(
+    paths: Paths, settings: Settings, folder: Path, ranks: Ranks
+) -> tuple[Indices, Indices]:
+    """Choose the validation images, or those that the run has chosen before.
+
+    Args:
+        paths: Of all images.
+        settings: Of the run.
+        folder: Where the choice is written, and found again on resume.
+        ranks: The first writes.
+
+    Returns:
+        Indices to train on and for validation.
+
+    Raises:
+        UserError: If the images cannot be split as asked, or a choice does not fit them.
+    """
+    file = folder / SPLIT
+    if settings.resume and file.is_file():
+        kept, aside = _read(file, paths)
+    else:
+        kept, aside = _choose(paths, settings)
+        if ranks.first:
+            write_json(file, _record(paths, settings, aside))
+    leaking = shared_groups(Relatives(paths), kept, aside, settings.validation_group)
+    if leaking:
+        raise UserError(
+            f"{file} puts {leaking[0]!r} on both sides of the split; remove it and start anew"
+        )
+    return kept, aside
+
+
+def _choose(paths: Paths, settings: Settings) -> tuple[Indices, Indices]:
+    fraction, group = settings.validation_fraction, settings.validation_group
+    try:
+        kept, aside = split_by_group(Relatives(paths), fraction, group, settings.seed)
+    except ValueError as error:
+        raise UserError(str(error)) from None
+    _comment(len(aside) / len(paths), fraction, group)
+    return kept, aside
+
+
+def _comment(share: float, fraction: float, group: str) -> None:
+    """Say what is remarkable about a split."""
+    if fraction > 0 and share == 0:
+        logger.warning(
+            "No validation: all images are in one group (validation_group = %r). Give "
+            "folder_path_validation, or validation_group = a regular expression that names the "
+            "slide or patient in a path, or 'image' if neighbouring tiles may leak",
+            group,
+        )
+    elif group == "image" and fraction > 0:
+        logger.warning(
+            "Validation by single images: neighbouring tiles of one slide are near-copies, so its "
+            "scores flatter; set validation_group to keep slides or patients together"
+        )
+    elif share > ODD_SHARE * fraction:
+        logger.warning(
+            "Validation takes %.0f %% of the images, not %.0f %%: groups stay whole "
+            "(validation_group = %r)",
+            100 * share,
+            100 * fraction,
+            group,
+        )
+
+
+def _record(paths: Paths, settings: Settings, aside: Indices) -> dict[str, object]:
+    return {
+        "folder": paths.folder,
+        "validation_group": settings.validation_group,
+        "validation_fraction": settings.validation_fraction,
+        "seed": settings.seed,
+        "validation": [paths.relative(int(index)) for index in aside],
+    }
+
+
+def _read(file: Path, paths: Paths) -> tuple[Indices, Indices]:
+    try:
+        wanted = set(json.loads(file.read_text(encoding="utf-8"))["validation"])
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise UserError(f"{file} is no record of a split ({error}); start anew") from None
+    held_out = np.fromiter((path in wanted for path in Relatives(paths)), bool, len(paths))
+    if held_out.sum() != len(wanted):
+        raise UserError(f"{file} names images that are gone; put them back, or start anew")
+    return np.flatnonzero(~held_out), np.flatnonzero(held_out)

@@ -1,0 +1,112 @@
+"""Runs that would flatter are refused or say so."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+
+from datasets import ImageFolderDataset
+from recon.errors import UserError
+from recon.files import exclusive
+from recon.pipeline import run_evaluation
+
+Train = Callable[..., object]
+Write = Callable[..., Path]
+
+
+@pytest.fixture
+def evaluate(make_settings: Callable[..., Any], network: Any) -> Callable[..., Any]:
+    def run(**changes: Any) -> Any:
+        return run_evaluation(make_settings(**changes), "mse", network, ImageFolderDataset)
+
+    return run
+
+
+@pytest.mark.parametrize("inner", ["train", "validation"])
+def test_a_validation_folder_inside_the_training_folder_is_refused(
+    inner: str, train: Train, write_images: Write, tmp_path: Path
+) -> None:
+    outer = write_images(tmp_path / "outer", 4)
+    folders = {"train": outer, "validation": outer, inner: outer / "a"}
+    with pytest.raises(UserError, match="must lie outside folder_path_train"):
+        train(
+            folder_path_train=str(folders["train"]),
+            folder_path_validation=str(folders["validation"]),
+        )
+
+
+def test_images_that_were_trained_on_are_counted_in_evaluation(
+    train: Train,
+    evaluate: Callable[..., Any],
+    write_images: Write,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write_images(tmp_path / "train", 6)
+    test = write_images(tmp_path / "test", 3, seed=1)
+    (test / "renamed.png").write_bytes((tmp_path / "train/a/0.png").read_bytes())
+    train()
+    caplog.set_level("WARNING", "recon")
+    evaluate()
+    assert "1 of the 4 test images are among those that the model was trained on" in caplog.text
+    run = pd.read_excel(tmp_path / "metrics.xlsx", sheet_name=2, dtype=str)
+    rows = dict(zip(run["Name"], run["Value"], strict=True))
+    assert rows["test images.trained on"] == "1"
+    assert "training.data.train.members" not in rows
+
+
+def test_nothing_is_said_where_no_image_was_trained_on(
+    train: Train,
+    evaluate: Callable[..., Any],
+    write_images: Write,
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    write_images(tmp_path / "train", 6)
+    write_images(tmp_path / "test", 3, seed=1)
+    train()
+    evaluate()
+    assert "flatter" not in caplog.text
+    record = json.loads((tmp_path / "metrics.json").read_text())
+    assert record["test images"]["trained on"] == 0
+    assert record["weights_sha256"] == record["training"]["weights_sha256"]
+    assert record["seconds"] >= 0
+
+
+def test_a_second_run_into_one_folder_is_refused(
+    train: Train, write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 4)
+    (tmp_path / "out").mkdir()
+    with (
+        exclusive(tmp_path / "out", "model_saved_location_mse"),
+        pytest.raises(UserError, match="another run is writing"),
+    ):
+        train()
+    train()
+
+
+def test_only_the_newest_checkpoints_are_kept_where_a_number_is_set(
+    train: Train, write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 4)
+    train(num_epochs=5, keep_checkpoints=2)
+    kept = sorted(path.name for path in (tmp_path / "out").glob("Model_AE_epoch_*"))
+    assert kept == ["Model_AE_epoch_004.pth", "Model_AE_epoch_005.pth"]
+
+
+def test_deterministic_rows_do_not_depend_on_the_batch_size_by_a_bit(
+    evaluate: Callable[..., Any], train: Train, write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 4)
+    write_images(tmp_path / "test", 5, edge=32, seed=1)
+    train()
+    rows = []
+    for size in (1, 2, 5):
+        evaluate(batch_size_test=size, deterministic=True, tile_size=32)
+        rows.append((tmp_path / "metrics.csv").read_bytes())
+    assert rows[0] == rows[1] == rows[2]
+    assert len(rows[0].splitlines()) == 6

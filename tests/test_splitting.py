@@ -1,0 +1,75 @@
+"""The split of a run: chosen once, written down, found again."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from datasets import ImagePaths
+from recon.errors import UserError
+from recon.pipeline.splitting import SPLIT, split_off
+from recon.ranks import ALONE
+from recon.settings import Settings
+
+NAMES = [f"slide{s}/{t}.png" for s in range(10) for t in range(4)]
+
+
+def split(folder: Path, names: list[str] = NAMES, **changes: Any) -> tuple[list[str], list[str]]:
+    paths = ImagePaths("images", names)
+    kept, aside = split_off(paths, Settings(**changes), folder, ALONE)
+    return [names[i] for i in kept], [names[i] for i in aside]
+
+
+def test_the_validation_images_are_written_down(tmp_path: Path) -> None:
+    _, aside = split(tmp_path, validation_fraction=0.2)
+    record = json.loads((tmp_path / SPLIT).read_text())
+    assert record["validation"] == aside
+    assert len(aside) == 8
+    assert record["validation_group"] == "folder"
+
+
+def test_a_resumed_run_reuses_the_choice_and_draws_no_other(tmp_path: Path) -> None:
+    chosen = split(tmp_path, seed=1)
+    assert split(tmp_path, seed=2, resume="auto") == chosen
+    assert split(tmp_path, seed=2) != chosen
+
+
+def test_a_choice_whose_images_are_gone_is_refused(tmp_path: Path) -> None:
+    _, aside = split(tmp_path)
+    left = [name for name in NAMES if name != aside[0]]
+    with pytest.raises(UserError, match="names images that are gone"):
+        split(tmp_path, left, resume="auto")
+
+
+def test_a_choice_that_tears_a_group_apart_is_refused(tmp_path: Path) -> None:
+    split(tmp_path)
+    record = json.loads((tmp_path / SPLIT).read_text())
+    record["validation"] = record["validation"][:-1]
+    (tmp_path / SPLIT).write_text(json.dumps(record))
+    with pytest.raises(UserError, match="on both sides of the split"):
+        split(tmp_path, resume="auto")
+
+
+def test_a_record_that_is_none_is_refused(tmp_path: Path) -> None:
+    (tmp_path / SPLIT).write_text("{}")
+    with pytest.raises(UserError, match="no record of a split"):
+        split(tmp_path, resume="auto")
+
+
+def test_one_folder_gives_no_validation_and_says_what_to_do(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "recon")
+    kept, aside = split(tmp_path, ["a.png", "b.png"])
+    assert (kept, aside) == (["a.png", "b.png"], [])
+    assert "validation_group" in caplog.text
+
+
+def test_single_images_are_split_only_with_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "recon")
+    _, aside = split(tmp_path, validation_group="image")
+    assert len(aside) == 4
+    assert "near-copies" in caplog.text
