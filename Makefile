@@ -5,10 +5,10 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A short run on the images that ship; `make train TRAIN_FLAGS="..."` changes it.
-TRAIN_FLAGS ?= --num_epochs 20 --images_per_epoch 240 --batch_size_train 8 --crop_size 128 \
-	--balance_folders True --augment_probability 0.5 --learning_rate 2e-3
+TRAIN_FLAGS ?= --num_epochs 28 --images_per_epoch 240 --batch_size_train 8 --crop_size 128 \
+	--balance_folders True --augment_probability 0.5
 
-.PHONY: help train test test-gpu lint bench notebook clean
+.PHONY: help train test test-gpu lint bench reliability notebook clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
@@ -36,6 +36,9 @@ lint: $(READY)  ## check format, style and types
 bench: $(READY)  ## measure speeds beside the conventional loop
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.augmentation
+
+reliability: $(READY)  ## kill, damage and fill up: what a run survives
+	$(BIN)/python -m benchmarks.reliability
 
 notebook: $(READY)  ## open visualize.ipynb
 	$(BIN)/jupyter lab visualize.ipynb

@@ -20,6 +20,7 @@ USER_ERROR = 2
 ENVIRONMENT = {
     errno.ENOSPC,
     errno.EDQUOT,
+    errno.EFBIG,
     errno.EACCES,
     errno.EPERM,
     errno.EROFS,

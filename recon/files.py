@@ -19,6 +19,8 @@ __all__ = [
     "partial_name",
     "publish",
     "replacing",
+    "replacing_all",
+    "spell_json",
     "synchronise",
     "write_json",
 ]
@@ -31,11 +33,16 @@ def partial_name(path: Path) -> Path:
     return path.with_name(f"{path.name}.partial")
 
 
-def publish(path: Path) -> None:
-    """Give a file that was written and synchronised under its partial name its final one."""
-    os.replace(partial_name(path), path)  # noqa: PTH105 - the atomic call, by its plain name
+def publish(*paths: Path) -> None:
+    """Give files that were written and synchronised under their partial names their final ones.
+
+    Those that belong together are renamed one right after the other, before anything slow.
+    """
+    for path in paths:
+        os.replace(partial_name(path), path)  # noqa: PTH105 - the atomic call, by its plain name
     if os.name == "posix":  # Elsewhere a folder cannot be opened, and renaming is synchronous.
-        _synchronise_folder(path.parent)
+        for folder in {path.parent for path in paths}:
+            _synchronise_folder(folder)
 
 
 def _synchronise_folder(folder: Path) -> None:
@@ -63,20 +70,42 @@ def replacing(path: Path) -> Iterator[Path]:
     Yields:
         The partial name, to be written and closed inside the ``with`` block.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = partial_name(path)
-    try:
+    with replacing_all(path) as (partial,):
         yield partial
-        synchronise(partial)
-        publish(path)
+
+
+@contextmanager
+def replacing_all(*paths: Path) -> Iterator[list[Path]]:
+    """Write files that belong together: all are whole on the disk before the first is published.
+
+    Args:
+        paths: As for `replacing`.
+
+    Yields:
+        The partial names.
+    """
+    partials = [partial_name(path) for path in paths]
+    for path in paths:
+        path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        yield partials
+        for partial in partials:
+            synchronise(partial)
+        publish(*paths)
     finally:
-        partial.unlink(missing_ok=True)
+        for partial in partials:
+            partial.unlink(missing_ok=True)
 
 
 def write_json(path: Path, record: Mapping[str, Any]) -> None:
     """Write plain data atomically."""
     with replacing(path) as partial:
-        partial.write_text(json.dumps(record, indent=2) + "\n", encoding="utf-8")
+        partial.write_text(spell_json(record), encoding="utf-8")
+
+
+def spell_json(record: Mapping[str, Any]) -> str:
+    """Plain data as text."""
+    return json.dumps(record, indent=2) + "\n"
 
 
 @contextmanager

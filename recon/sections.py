@@ -21,7 +21,13 @@ MIN_EDGE = 11  # pixels: the window of SSIM
 class Section(BaseModel):
     """What all sections share: strict types, no unknown names, nothing changes after loading."""
 
-    model_config = ConfigDict(strict=True, frozen=True, extra="forbid", allow_inf_nan=False)
+    model_config = ConfigDict(
+        strict=True,
+        frozen=True,
+        extra="forbid",
+        allow_inf_nan=False,
+        protected_namespaces=(),  # Settings may begin with model_, as the reference's do.
+    )
     title: ClassVar[str]
 
 

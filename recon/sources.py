@@ -47,7 +47,7 @@ def read_settings_file(path: Path) -> Source:
     """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError, SyntaxError) as error:
+    except (OSError, ValueError, SyntaxError) as error:  # Not UTF-8, or null bytes.
         raise UserError(f"--config {path} cannot be read: {_first_line(error)}") from None
     values = {}
     for node in tree.body:

@@ -472,14 +472,52 @@ def test_a_disk_that_is_full_is_an_oserror_and_leaves_the_old_file(
     assert left(tmp_path) == before
 
 
+@pytest.mark.parametrize("broken", ["pathlib.Path.write_text", "os.fsync", "torch.save"])
+def test_a_final_model_that_cannot_be_written_leaves_the_old_one_and_its_sidecar(
+    broken: str, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.pth"
+    save_final(path, weights, {"run": 1})
+    with monkeypatch.context() as patch:
+        patch.setattr(broken, fail)
+        with pytest.raises(OSError, match="No space left"):
+            save_final(path, {n: v + 1 for n, v in weights.items()}, {"run": 2})
+    found = read_model_file(path)
+    assert are_equal(found.weights, weights)
+    assert found.provenance["run"] == 1
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.pth"]
+
+
 def test_a_sidecar_is_never_left_beside_weights_that_it_does_not_describe_unnoticed(
     weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Between the two files of a final model a crash can happen; reading must notice."""
+    """Between the renaming of the two files a crash can happen; reading must notice."""
     path = tmp_path / "a.pth"
     save_final(path, weights, {"run": 1})
-    monkeypatch.setattr(Path, "write_text", fail)
+    rename = os.replace
+
+    def rename_weights_alone(source: Path, target: Path) -> None:
+        rename(source, target) if target == path else fail()
+
+    monkeypatch.setattr(os, "replace", rename_weights_alone)
     with pytest.raises(OSError, match="No space left"):
         save_final(path, {n: v + 1 for n, v in weights.items()}, {"run": 2})
-    monkeypatch.undo()
     assert "describes other weights" in refusal(path)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="needs limits of size")
+@pytest.mark.parametrize("size", [0, 100, 1000, 4000])
+def test_a_file_that_cannot_grow_is_an_oserror_wherever_it_ends(
+    size: int, weights: Weights, tmp_path: Path
+) -> None:
+    """Closing torch's archive fails, too, and would hide why."""
+    import resource
+
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (size, before[1]))
+    try:
+        with pytest.raises(OSError, match="File too large"):
+            save_torch(tmp_path / "a.pth", weights)
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert list(tmp_path.iterdir()) == []

@@ -117,7 +117,9 @@ def test_ctrl_c_before_the_run_watches_for_it_exits_with_130(
 # Errors of the machine and of the program
 
 
-@pytest.mark.parametrize("number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT])
+@pytest.mark.parametrize(
+    "number", [errno.ENOSPC, errno.EACCES, errno.EROFS, errno.EDQUOT, errno.EFBIG]
+)
 def test_a_machine_in_the_way_is_one_line_that_names_the_file(
     capsys: pytest.CaptureFixture[str], number: int
 ) -> None:

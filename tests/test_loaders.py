@@ -1,6 +1,7 @@
 import errno
 import os
 import signal
+import sys
 from collections.abc import Callable
 from itertools import product
 
@@ -202,6 +203,13 @@ def test_float_images_are_in_the_unit_range_already() -> None:
 
 
 # Workers
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="elsewhere processes are started afresh")
+def test_workers_are_forked_whatever_the_default_is() -> None:
+    """A cache in memory cannot be pickled, nor be shared in any other way."""
+    loader = make_loader(Plain(4), Batches(4, 2), num_workers=2, pin_memory=False)
+    assert loader.multiprocessing_context.get_start_method() == "fork"
 
 
 @several_workers

@@ -42,6 +42,6 @@ def test_the_files_that_it_names_exist() -> None:
 
 def test_the_make_targets_that_it_names_exist() -> None:
     makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    targets = set(re.findall(r"\bmake ([a-z-]+)", README))
+    targets = set(re.findall(r"(?:^|`)make ([a-z-]+)", README, re.M))
     assert targets
     assert all(re.search(rf"^{target}:", makefile, re.M) for target in targets)

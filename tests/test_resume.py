@@ -114,6 +114,15 @@ def signal_in(epoch: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(Trainer, "_step", step_and_signal)
 
 
+close_epoch = Trainer._close_epoch
+
+
+def closed_as_worse(trainer: Trainer) -> None:
+    """Close an epoch that is not the best."""
+    trainer.state.best_loss = -1.0
+    close_epoch(trainer)
+
+
 # Equal to a run in one go
 
 
@@ -150,6 +159,40 @@ def test_a_run_ended_by_a_signal_in_an_epoch_and_resumed_equals_one_in_one_go(
     assert saved["run"]["state"]["step"] == step + 1
     train(num_epochs=3, **FULL, **places(tmp_path, "parts"), resume="auto")
     assert_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+@pytest.mark.parametrize("lost", ["_link", "write_log", "Keeper._save_model"])
+def test_a_run_killed_right_after_its_checkpoint_lacks_nothing_after_resume(
+    lost: str, train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The best model, the kept checkpoint and the log of that epoch come after the checkpoint."""
+    options = FULL | {"save_interval": 1, "num_epochs": 2}
+    train(**options, **places(tmp_path, "whole"))
+
+    def cut(*_: object) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(f"recon.training.keeper.{lost}", cut)
+        with pytest.raises(Stop):
+            train(**options, **places(tmp_path, "parts"))
+    # Later epochs shall not make up for it.
+    monkeypatch.setattr("recon.training.trainer.Trainer._close_epoch", closed_as_worse)
+    train(**options, **places(tmp_path, "parts"), resume="auto")
+    files = [sorted(p.name for p in (tmp_path / n).iterdir()) for n in ("whole", "parts")]
+    assert files[0] == files[1]
+
+
+def test_a_kept_checkpoint_that_cannot_be_named_leaves_nothing_behind(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr("recon.training.keeper.publish", fail)
+    with pytest.raises(OSError, match="No space"):
+        train(**FULL | {"save_interval": 1}, **places(tmp_path, "run"))
+    assert not list((tmp_path / "run").glob("*.partial"))
 
 
 def test_a_run_interrupted_twice_equals_one_in_one_go(

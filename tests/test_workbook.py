@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from openpyxl import load_workbook
+from openpyxl.worksheet._write_only import WriteOnlyWorksheet
 
 from recon.evaluation import workbook
 from recon.evaluation.records import COLUMNS, Record, visible
@@ -255,6 +256,26 @@ def test_a_full_disk_at_the_end_leaves_no_partial_file(
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(f"recon.evaluation.{culprit}", fail)
+    paths = old_files(tmp_path)
+    with pytest.raises(OSError, match="No space"), RecordWriter(*paths) as writer:
+        writer.finish(Summary([], 0, [], []), {})
+    assert_untouched(tmp_path)
+
+
+def test_a_full_disk_under_a_sheet_is_told_as_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Closing a sheet again after it could not be closed is no error of its own."""
+
+    def fail(sheet: WriteOnlyWorksheet) -> None:
+        raise StopIteration() if sheet.title in failed else full(sheet)
+
+    def full(sheet: WriteOnlyWorksheet) -> OSError:
+        failed.append(sheet.title)
+        return OSError(28, "No space left on device")
+
+    failed: list[str] = []
+    monkeypatch.setattr(WriteOnlyWorksheet, "close", fail)
     paths = old_files(tmp_path)
     with pytest.raises(OSError, match="No space"), RecordWriter(*paths) as writer:
         writer.finish(Summary([], 0, [], []), {})

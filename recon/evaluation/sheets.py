@@ -56,7 +56,7 @@ def open_book() -> Iterator[Workbook]:
     finally:
         for sheet in book:
             if not sheet.closed:
-                with suppress(OSError):
+                with suppress(OSError, StopIteration):  # The latter where closing failed before.
                     sheet.close()
 
 

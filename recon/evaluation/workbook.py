@@ -84,8 +84,7 @@ class RecordWriter:
         write_workbook(partial_name(csv_path), partial_name(xlsx_path), summary, run)
         for path in self._paths:
             synchronise(partial_name(path))
-        for path in self._paths:
-            publish(path)
+        publish(*self._paths)
 
     def __exit__(
         self,

@@ -223,6 +223,7 @@ def _resume(trainer: Trainer, keeper: Keeper, resume: str) -> None:
             f"put them back, or start anew with resume = ''"
         )
     restore(trainer, checkpoint, path)
+    keeper.catch_up(trainer, path)
     logger.info("Resuming %s after epoch %d", path, trainer.state.epoch)
 
 

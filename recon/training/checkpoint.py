@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from recon.errors import UserError
-from recon.files import replacing, write_json
+from recon.files import replacing, replacing_all, spell_json
 
 __all__ = [
     "ModelFile",
@@ -48,16 +48,25 @@ class ModelFile(NamedTuple):
 
 def save_torch(path: Path, content: Mapping[str, Any]) -> None:
     """Write tensors and plain data atomically."""
+    with replacing(path) as partial:
+        _save(partial, content)
+
+
+def _save(partial: Path, content: Mapping[str, Any]) -> None:
     # Through a file of Python: where the disk is full, torch's own writer hides the OSError.
-    with replacing(path) as partial, partial.open("wb") as file:
-        torch.save(dict(content), file)
+    with partial.open("wb") as file:
+        try:
+            torch.save(dict(content), file)
+        except RuntimeError as error:  # Closing the archive fails, too, and then hides it again.
+            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
 
 
 def save_final(path: Path, weights: Weights, provenance: Mapping[str, Any]) -> None:
     """Write a bare state dict, and beside it the sidecar that says what it is."""
-    save_torch(path, weights)
     record = {**provenance, "weights_sha256": hash_weights(weights)}
-    write_json(sidecar(path), record)
+    with replacing_all(path, sidecar(path)) as (partial, beside):
+        _save(partial, weights)
+        beside.write_text(spell_json(record), encoding="utf-8")
 
 
 def sidecar(path: Path) -> Path:

@@ -53,15 +53,26 @@ class Keeper:
             self._write(trainer)
         trainer.ranks.gather(None)  # No rank runs ahead of what is on disk.
 
+    def catch_up(self, trainer: Trainer, checkpoint: Path) -> None:
+        """Write what a run that was killed right after its checkpoint had no time to write."""
+        if trainer.ranks.first:
+            self._follow(trainer, checkpoint)
+
     def _write(self, trainer: Trainer) -> None:
-        state = trainer.state
         last = self.folder / LAST
         save_torch(last, self._content(trainer))
+        self._follow(trainer, last)
+
+    def _follow(self, trainer: Trainer, checkpoint: Path) -> None:
+        """Write what belongs to a checkpoint, if it is of the end of an epoch."""
+        state = trainer.state
         if state.step > 0 or not state.history:
-            return  # In the middle of an epoch.
+            return
         write_log(self.loss_file, state.history)
         if state.epoch % self.interval == 0:
-            _link(last, self.folder / epoch_name(state.epoch))
+            kept = self.folder / epoch_name(state.epoch)
+            if not (kept.is_file() and kept.samefile(checkpoint)):
+                _link(checkpoint, kept)
             self._prune()
             self.draw(as_columns(state.history), self.curve)
         if state.best_epoch == state.epoch:
@@ -165,7 +176,10 @@ def _link(source: Path, target: Path) -> None:
     partial = partial_name(target)
     partial.unlink(missing_ok=True)
     try:
-        partial.hardlink_to(source)
-    except OSError:
-        shutil.copyfile(source, partial)
-    publish(target)
+        try:
+            partial.hardlink_to(source)
+        except OSError:
+            shutil.copyfile(source, partial)
+        publish(target)
+    finally:
+        partial.unlink(missing_ok=True)
