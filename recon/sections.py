@@ -22,12 +22,8 @@ class Section(BaseModel):
     """What all sections share: strict types, no unknown names, nothing changes after loading."""
 
     model_config = ConfigDict(
-        strict=True,
-        frozen=True,
-        extra="forbid",
-        allow_inf_nan=False,
-        protected_namespaces=(),  # Settings may begin with model_, as the reference's do.
-    )
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )  # Names may begin with model_.
     title: ClassVar[str]
 
 

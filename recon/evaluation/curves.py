@@ -1,6 +1,5 @@
 """The course of a training as a picture, drawn with matplotlib's Figure and without pyplot."""
 
-import gc
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
@@ -31,7 +30,6 @@ def plot_curves(columns: Mapping[str, Sequence[float]], path: Path) -> None:
     """
     with replacing(path) as partial:
         draw_curves(columns).savefig(partial, format="png")
-    gc.collect()  # The parts of a figure refer to each other in circles: megabytes at every epoch.
 
 
 def draw_curves(columns: Mapping[str, Sequence[float]]) -> Figure:
