@@ -43,5 +43,6 @@ reliability: $(READY)  ## kill, damage and fill up: what a run survives
 notebook: $(READY)  ## open visualize.ipynb
 	$(BIN)/jupyter lab visualize.ipynb
 
-clean:  ## remove the environment, caches, and what runs wrote
-	git clean -fdXq
+clean:  ## remove the environment and caches; what runs wrote stays
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache .tile_cache
+	find . -name __pycache__ -type d -prune -exec rm -rf {} +
