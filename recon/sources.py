@@ -101,7 +101,11 @@ def read_flags(
     Raises:
         UserError: For anything that is not a flag of a setting.
     """
-    parser = _Parser(allow_abbrev=False, argument_default=argparse.SUPPRESS)
+    parser = _Parser(
+        usage="%(prog)s [--config FILE] [--name value ...]",
+        allow_abbrev=False,
+        argument_default=argparse.SUPPRESS,
+    )
     parser.add_argument(
         "--config", action="append", default=[], metavar="FILE", help="a file of settings"
     )
