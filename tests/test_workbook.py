@@ -267,14 +267,16 @@ def test_a_full_disk_under_a_sheet_is_told_as_it_is(
 ) -> None:
     """Closing a sheet again after it could not be closed is no error of its own."""
 
+    close, failed = WriteOnlyWorksheet.close, list[str]()
+
     def fail(sheet: WriteOnlyWorksheet) -> None:
-        raise StopIteration() if sheet.title in failed else full(sheet)
-
-    def full(sheet: WriteOnlyWorksheet) -> OSError:
+        if sheet.title in failed:
+            raise StopIteration
         failed.append(sheet.title)
-        return OSError(28, "No space left on device")
+        close(sheet)
+        sheet._WriteOnlyWorksheet__saved = False
+        raise OSError(28, "No space left on device")
 
-    failed: list[str] = []
     monkeypatch.setattr(WriteOnlyWorksheet, "close", fail)
     paths = old_files(tmp_path)
     with pytest.raises(OSError, match="No space"), RecordWriter(*paths) as writer:
