@@ -41,6 +41,9 @@ class Whole(NamedTuple):
     fitting: dict[int, float]  # of its training alone
 
 
+MOST_TRIES = 8  # for a signal to arrive within the epochs
+
+
 def kills(scratch: Path, count: int) -> Result:
     """SIGKILL at moments spread over the whole run, then `--resume auto`."""
     whole = _in_one_go(scratch)
@@ -185,8 +188,8 @@ def _interrupt(
     group: bool,
 ) -> str:
     """Signal a run between its first step and its last one; returns what is wrong."""
-    while True:
-        log = out.with_suffix(".log")
+    log = out.with_suffix(".log")
+    for _ in range(MOST_TRIES):
         log.unlink(missing_ok=True)
         flags = flags_for(whole.images, out, num_workers=workers, resume="auto")
         process = fork(log, command, flags)
@@ -195,9 +198,12 @@ def _interrupt(
         if process.is_alive():
             _send(process.pid or 0, signum, group=group)
         code = wait(process)
-        if code != 0:
+        early = code == 128 + signum and not (out / LAST).exists()
+        if code != 0 and not early:
             break
-        _forget(out)
+        _forget(out)  # Over already, or not yet in the first step.
+    else:
+        return "never ended in an epoch, or nothing saved"
     if code != 128 + signum or not one_line(log):
         return f"exit {code}, {log.with_suffix('.err').read_text()!r}"
-    return "" if (out / LAST).exists() else "nothing saved"
+    return ""

@@ -2,9 +2,12 @@
 
 import errno
 import logging
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
-from types import ModuleType
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from types import FrameType, ModuleType
 from typing import Any
 
 from recon.errors import InterruptedRunError, UserError
@@ -45,9 +48,10 @@ def run_command(
     """
     _log_to_console()
     try:
-        settings, asked = load(config, list(sys.argv[1:] if argv is None else argv))
-        select_gpus(settings.GPUs)
-        code = job(settings, asked)
+        with _sigterm_as_error():
+            settings, asked = load(config, list(sys.argv[1:] if argv is None else argv))
+            select_gpus(settings.GPUs)
+            code = job(settings, asked)
     except UserError as error:
         return _refuse(str(error))
     except InterruptedRunError as error:
@@ -59,6 +63,23 @@ def run_command(
             raise
         return _refuse(f"{error.strerror}: {error.filename or 'while writing'}")
     return code or 0
+
+
+@contextmanager
+def _sigterm_as_error() -> Iterator[None]:
+    """End at SIGTERM as at Ctrl-C, also before and after training, which takes care of itself."""
+
+    def end(signum: int, _frame: FrameType | None) -> None:
+        raise InterruptedRunError(signum)
+
+    if threading.current_thread() is not threading.main_thread():
+        yield  # Only the main thread may handle signals.
+        return
+    before = signal.signal(signal.SIGTERM, end)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _refuse(message: str, code: int = USER_ERROR) -> int:

@@ -3,6 +3,7 @@ import logging
 import os
 import signal
 import sys
+import time
 from typing import Any
 
 import pytest
@@ -149,3 +150,17 @@ def test_any_other_exception_keeps_its_traceback(error: BaseException) -> None:
     with pytest.raises(type(error)) as caught:
         run_command({}, CPU, raising(error))
     assert caught.value is error
+
+
+def test_sigterm_before_or_after_training_ends_with_143_and_one_line(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+
+    def job(_settings: object, _asked: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+        time.sleep(1)
+
+    assert run_command({}, [], job) == 143
+    assert capsys.readouterr().err == "error: ended by SIGTERM\n"
+    assert signal.getsignal(signal.SIGTERM) is before
