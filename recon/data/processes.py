@@ -103,7 +103,7 @@ def _each(work: Callable[[Item], Result], chunk: list[Item]) -> list[Result]:
 
 
 def _settle() -> None:
-    """End at a signal without a word, which is the parent's, and with the parent, however it ends."""
+    """End at a signal without a word, and with the parent, however it ends."""
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     Thread(target=_follow_the_parent, daemon=True).start()
