@@ -27,12 +27,16 @@ balance_folders = False  # Draw equally often from every folder, however many im
 # Checkpoints
 model_saved_location_mse = "checkpoints/MSE"
 model_saved_location_ssim = "checkpoints/SSIM"
+model_saved_location_vae = "checkpoints/VAE"
+model_saved_location_vqvae = "checkpoints/VQVAE"
 save_interval = 5  # Keep a checkpoint every N epochs
 keep_checkpoints = 0  # How many of them to keep; 0: all
 
 # Loss of every epoch
 training_loss_file_mse = "training_loss_mse.csv"
 training_loss_file_ssim = "training_loss_ssim.csv"
+training_loss_file_vae = "training_loss_vae.csv"
+training_loss_file_vqvae = "training_loss_vqvae.csv"
 
 # ------------------------------------------------------------------
 # Evaluation
@@ -43,16 +47,24 @@ batch_size_test = 32
 # Trained models
 model_path_mse = "sample_models/model_auto_encoder_reconstruction_mse.pth"
 model_path_ssim = "sample_models/model_auto_encoder_reconstruction_ssim.pth"
+model_path_vae = "checkpoints/VAE/Final_Model_AE_VAE.pth"
+model_path_vqvae = "checkpoints/VQVAE/Final_Model_AE_VQVAE.pth"
 
 # Side-by-side pictures
 recon_output_mse = "reconstructed_images/MSE/"
 recon_output_ssim = "reconstructed_images/SSIM/"
+recon_output_vae = "reconstructed_images/VAE/"
+recon_output_vqvae = "reconstructed_images/VQVAE/"
 
 save_images = "all"  # "all", "none", or a number: so many of the worst, the best and a sample
 
 # Workbooks
 reconstruction_metrics_mse = "reconstructed_images/validation_reconstruction_metrics_mse.xlsx"
 reconstruction_metrics_ssim = "reconstructed_images/validation_reconstruction_metrics_ssim.xlsx"
+reconstruction_metrics_vae = "reconstructed_images/validation_reconstruction_metrics_vae.xlsx"
+reconstruction_metrics_vqvae = "reconstructed_images/validation_reconstruction_metrics_vqvae.xlsx"
+
+samples = 16  # New images that Evaluation_VAE.py draws, and steps between two
 
 # ------------------------------------------------------------------
 # Images
@@ -61,8 +73,9 @@ cache = "memory"  # Decoded tiles are kept in "memory", on "disk", or not ("none
 cache_folder = ".tile_cache"
 cache_limit_gb = 4.0
 color_mode = "rgb"  # "rgb" or "grey"
-intensity_range = None  # (lowest, highest) value of files deeper than 8 bit; None: their own range
-input_normalization = "imagenet"  # What the network is fed: "imagenet" statistics, or "none"
+intensity_range = None  # (lowest, highest) value of deep files; "image": each file's own; or None
+slice_axis = 2  # Axis along which a volume is cut into images
+input_normalization = "imagenet"  # What the network is fed: "imagenet" statistics, "zscore", "none"
 unreadable_images = "skip"  # "skip" and list them at the end, or "stop"
 image_check_file = "image_check.xlsx"  # What Check_images.py writes, also as csv
 
@@ -76,9 +89,29 @@ validation_group = "folder"  # What stays together: "folder", "image", or a regu
 # ------------------------------------------------------------------
 # Network and optimisation
 # ------------------------------------------------------------------
-architecture = "auto_encoder"
+architecture = "auto_encoder"  # "auto_encoder", "residual", "dense" or "unet"
+latent_dim = 512  # Numbers that dense and vae keep of an image
+residual_blocks = 5
+latent_channels = 1  # Of residual
+activation = "relu"  # Of residual
+codebook = "ema"  # How vqvae learns its codes: "ema" or "gradient"
+codebook_size = 512
+code_dim = 64
+commitment = 0.25
+codebook_decay = 0.99
+unet_width = 32
+
+# Terms: mse, l1, ssim, ms_ssim, bce, feature
 loss_weights_mse = {"mse": 1.0}
 loss_weights_ssim = {"ssim": 1.0}
+loss_weights_vae = {"bce": 1.0}  # Summed over pixels
+loss_weights_vqvae = {"mse": 1.0}
+beta = 1.0  # Weight of the VAE's divergence from its prior
+beta_warmup = 0.0  # Part of the steps in which it rises from 0
+feature_network = "vgg19"  # Of the term "feature": "vgg19", or a model file of this project
+feature_layer = ""  # Such as "features.11"; "": the usual one
+feature_weights = ""  # File of the weights of vgg19; "": torchvision downloads them
+
 optimizer = "adamw"  # "adam" or "adamw"
 learning_rate = 1e-3
 weight_decay = 1e-5
@@ -118,3 +151,51 @@ augment_hue = 0.1
 augment_blur_kernel = 5
 augment_blur_sigma = (0.1, 2.0)
 augment_stain = 0.0
+
+# ------------------------------------------------------------------
+# Denoising: noise on what goes in, none on what should come out
+# ------------------------------------------------------------------
+noise_std = 0.0  # In intensities 0..1; 0: none
+noise_fixed = False  # The same noise on an image in every epoch
+noise_std_test = None  # In evaluation; None: as the model was trained
+noise_sweep = ()  # Further deviations to evaluate, drawn as a curve
+
+# ------------------------------------------------------------------
+# Latents and layers: Export_latents.py, Show_layers.py
+# ------------------------------------------------------------------
+model_path_latents = "sample_models/model_auto_encoder_reconstruction_mse.pth"
+folder_path_latents = "input_images"
+latents_file = "latents/features.csv"  # Or .npz, or .parquet
+latents_pooling = "mean"  # Over height and width; "none": feature maps whole
+
+model_path_layers = "sample_models/model_auto_encoder_reconstruction_mse.pth"
+folder_path_layers = "input_images/test"
+layers_output = "layer_pictures"
+layers_images = 3
+layers_channels = "mean"  # Over the channels of a layer, or "all" of them
+
+# ------------------------------------------------------------------
+# Sweep: Sweep.py
+# ------------------------------------------------------------------
+sweep_objective = "mse"  # "mse", "ssim", "vae" or "vqvae"
+# What to try: a list of values, (low, high), or (low, high, "log")
+sweep_space = {
+    "learning_rate": [1e-3, 5e-4, 1e-4],
+    "num_epochs": [10, 20, 40],
+    "batch_size_train": [16, 32, 64],
+    "latent_dim": [512, 1024, 2048],
+}
+sweep_trials = 20
+sweep_folder = "sweeps"
+sweep_name = "sweep"
+sweep_storage = ""  # Any database URL of Optuna; "": SQLite in the folder
+sweep_pruning = True  # End trials early that fall behind
+
+# ------------------------------------------------------------------
+# Tracking, beside the csv
+# ------------------------------------------------------------------
+tracking = ""  # "tensorboard", "wandb", "tensorboard,wandb" or ""
+tracking_folder = "tracking"
+tracking_images = 8  # Reconstructions logged every epoch
+wandb_project = "recon"
+wandb_mode = "offline"  # Or "online"

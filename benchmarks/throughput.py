@@ -33,7 +33,7 @@ from recon.data.cache import HEADER, CachedDataset, MemoryStore
 from recon.data.loaders import Batches, make_loader
 from recon.data.ranges import AugmentationRanges
 from recon.models.output import reconstruct
-from recon.objectives.losses import Objective
+from recon.objectives.losses import Objective, Prediction
 from recon.pipeline import run_evaluation, run_training
 from recon.settings import Settings
 from recon.training.runtime import Runtime, start_runtime
@@ -161,7 +161,7 @@ def engine_step(
     optimizer.zero_grad(set_to_none=True)
     with bench.runtime.autocast():
         output = reconstruct(model, images.contiguous(memory_format=torch.channels_last))
-    Objective({"mse": 1.0})(output.reconstruction, images).mean().backward()  # type: ignore[no-untyped-call]
+    Objective({"mse": 1.0})(Prediction(output.reconstruction), images).mean().backward()  # type: ignore[no-untyped-call]
     nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
 

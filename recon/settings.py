@@ -16,12 +16,18 @@ from recon.sections import (
     SECTIONS,
     Arithmetic,
     Augmentation,
+    Denoising,
     Evaluation,
     Images,
+    Latents,
+    Layers,
+    Networks,
     Optimisation,
     Range,
     Size,
+    Sweep,
     System,
+    Tracking,
     Training,
     Validation,
 )
@@ -31,7 +37,20 @@ __all__ = ["SECTIONS", "Settings", "Size", "load"]
 
 
 class Settings(
-    Augmentation, Arithmetic, Optimisation, Validation, Images, Evaluation, Training, System
+    Tracking,
+    Sweep,
+    Layers,
+    Latents,
+    Denoising,
+    Augmentation,
+    Arithmetic,
+    Optimisation,
+    Networks,
+    Validation,
+    Images,
+    Evaluation,
+    Training,
+    System,
 ):
     """Every setting of a run."""
 
@@ -44,7 +63,11 @@ class Settings(
         return value
 
     @field_validator(
-        "reconstruction_metrics_mse", "reconstruction_metrics_ssim", "image_check_file"
+        "reconstruction_metrics_mse",
+        "reconstruction_metrics_ssim",
+        "reconstruction_metrics_vae",
+        "reconstruction_metrics_vqvae",
+        "image_check_file",
     )
     @classmethod
     def _is_workbook(cls, value: str) -> str:
@@ -54,15 +77,15 @@ class Settings(
 
     @field_validator("intensity_range", "augment_scale", "augment_blur_sigma")
     @classmethod
-    def _rises(cls, value: Range | None) -> Range | None:
-        if value is not None and not value[0] <= value[1]:
+    def _rises(cls, value: Range | str | None) -> Range | str | None:
+        if isinstance(value, tuple) and not value[0] <= value[1]:
             raise ValueError("must be (lowest, highest)")
         return value
 
     @field_validator("intensity_range")
     @classmethod
-    def _spans(cls, value: Range | None) -> Range | None:
-        if value is not None and value[0] == value[1]:
+    def _spans(cls, value: Range | str | None) -> Range | str | None:
+        if isinstance(value, tuple) and value[0] == value[1]:
             raise ValueError("must span more than one value")
         return value
 

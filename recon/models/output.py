@@ -1,18 +1,24 @@
-"""What a network returns, and one adapter that makes all of them alike."""
+"""What a network returns, and adapters that make all of them alike.
 
-from typing import NamedTuple
+Images are (N, C, H, W) float tensors, prepared as the network expects them.
+"""
 
+from typing import NamedTuple, cast
+
+import torch
 from torch import Tensor, nn
 
-__all__ = ["Output", "reconstruct"]
+__all__ = ["Output", "encode", "reconstruct"]
 
 
 class Output(NamedTuple):
-    """One batch through a network. DataParallel gathers NamedTuples."""
+    """One batch through a network. DataParallel gathers NamedTuples, and None in them."""
 
     reconstruction: Tensor  # (N, C, H, W) in [0, 1]
     latent: Tensor  # (N, ...), empty where the network does not return it
     penalty: Tensor  # (N,), added to the objective
+    logits: Tensor | None = None  # (N, C, H, W), of which the reconstruction is the sigmoid
+    codes: Tensor | None = None  # (N, h, w) int64, numbers of entries of a codebook
 
 
 def reconstruct(model: nn.Module, images: Tensor) -> Output:
@@ -20,10 +26,36 @@ def reconstruct(model: nn.Module, images: Tensor) -> Output:
 
     Args:
         model: The network, wrapped or not.
-        images: (N, C, H, W), prepared as the network expects them.
+        images: (N, C, H, W).
     """
     result = model(images)
     if isinstance(result, Tensor):
         count = result.shape[0]
         return Output(result, result.new_empty((count, 0)), result.new_zeros(count))
     return Output(*result)
+
+
+def sigmoid_output(logits: Tensor, latent: Tensor, penalty: Tensor | None = None) -> Output:
+    """The output of a decoder that ends in logits.
+
+    Args:
+        logits: (N, C, H, W), in any precision.
+        latent: (N, ...).
+        penalty: (N,), or None for none.
+    """
+    logits = logits.float()  # A sigmoid in half precision leaves 256 grey levels, unevenly spaced.
+    none = logits.new_zeros(len(logits)) if penalty is None else penalty
+    return Output(torch.sigmoid(logits), latent, none, logits)
+
+
+def encode(model: nn.Module, images: Tensor) -> Tensor:
+    """What a network keeps of images, (N, ...): its `encode`, or else its `encoder`.
+
+    The mean of a VAE, the code numbers of a VQ-VAE (int64), feature maps (N, F, h, w) elsewhere.
+
+    Args:
+        model: The plain network, unwrapped.
+        images: (N, C, H, W).
+    """
+    encoder = getattr(model, "encode", None) or model.encoder
+    return cast(Tensor, cast(nn.Module, encoder)(images))

@@ -1,28 +1,64 @@
-"""Networks by name."""
+"""Networks by name. A new one is one file and one line in `BUILDERS`."""
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
 from torch import nn
 
 from recon.errors import UserError
 
-__all__ = ["Builder", "build_model"]
-
-Builder = Callable[[int], nn.Module]  # from the number of channels
+__all__ = ["BUILDERS", "Builder", "Form", "Options", "build_model"]
 
 
-def build_model(architecture: str, channels: int, builders: Mapping[str, Builder]) -> nn.Module:
+class Form(NamedTuple):
+    """The images that a network is built for."""
+
+    channels: int
+    size: tuple[int, int]  # pixels, (height, width)
+
+
+class Options(NamedTuple):
+    """What networks can be varied in; each bears the name of its setting."""
+
+    latent_dim: int = 512
+    residual_blocks: int = 5
+    latent_channels: int = 1
+    activation: str = "relu"
+    codebook: str = "ema"
+    codebook_size: int = 512
+    code_dim: int = 64
+    commitment: float = 0.25
+    codebook_decay: float = 0.99
+    unet_width: int = 32
+
+
+Builder = Callable[[int], nn.Module]  # `Auto_encoder.AutoEncoder`, from the number of channels
+Build = Callable[[Form, Options], nn.Module]
+
+BUILDERS: dict[str, Build] = {}
+
+
+def build_model(
+    architecture: str, form: Form, options: Options, auto_encoder: Builder
+) -> nn.Module:
     """Build a network.
 
     Args:
         architecture: Its name.
-        channels: Of the images.
-        builders: The networks there are.
+        form: Of the images.
+        options: Of the network.
+        auto_encoder: `Auto_encoder.AutoEncoder`.
 
     Raises:
-        UserError: If there is none of that name.
+        UserError: If there is none of that name, or it cannot be built for such images.
     """
+    builders: Mapping[str, Build] = BUILDERS | {
+        "auto_encoder": lambda form, _options: auto_encoder(form.channels)
+    }
     if architecture not in builders:
         known = ", ".join(sorted(builders))
         raise UserError(f"architecture must be one of {known}, got {architecture!r}")
-    return builders[architecture](channels)
+    try:
+        return builders[architecture](form, options)
+    except ValueError as error:
+        raise UserError(f"architecture {architecture!r}: {error}") from None

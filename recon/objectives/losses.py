@@ -5,29 +5,39 @@ function and one line in `TERMS`.
 """
 
 from collections.abc import Callable, Mapping
+from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from recon.objectives.ssim import full_precision, ssim
 
-__all__ = ["TERMS", "Objective"]
-
-Term = Callable[[Tensor, Tensor], Tensor]
+__all__ = ["TERMS", "Objective", "Prediction", "Term"]
 
 
-def mse(reconstruction: Tensor, target: Tensor) -> Tensor:
+class Prediction(NamedTuple):
+    """What a network makes of a batch."""
+
+    reconstruction: Tensor  # (N, C, H, W) in [0, 1], in any floating precision
+    logits: Tensor | None = None  # of which it is the sigmoid, where the network gives them
+
+
+Term = Callable[[Prediction, Tensor], Tensor]  # of the prediction and its target, (N,)
+
+
+def mse(prediction: Prediction, target: Tensor) -> Tensor:
     """Mean squared error over channels and pixels, (N,)."""
-    return (reconstruction.float() - target).square().flatten(1).mean(1)
+    return (prediction.reconstruction.float() - target).square().flatten(1).mean(1)
 
 
-def l1(reconstruction: Tensor, target: Tensor) -> Tensor:
+def l1(prediction: Prediction, target: Tensor) -> Tensor:
     """Mean absolute error over channels and pixels, (N,)."""
-    return (reconstruction.float() - target).abs().flatten(1).mean(1)
+    return (prediction.reconstruction.float() - target).abs().flatten(1).mean(1)
 
 
-def dissimilarity(reconstruction: Tensor, target: Tensor) -> Tensor:
+def dissimilarity(prediction: Prediction, target: Tensor) -> Tensor:
     """1 - SSIM, (N,): 0 for equal images."""
-    return 1 - ssim(reconstruction, target)
+    return 1 - ssim(prediction.reconstruction, target)
 
 
 TERMS: dict[str, Term] = {"mse": mse, "l1": l1, "ssim": dissimilarity}
@@ -37,34 +47,39 @@ class Objective:
     """The weighted sum of named terms.
 
     Args:
-        weights: Weight of each term, by its name in `TERMS`.
+        weights: Weight of each term, by its name in `TERMS` or `further`.
+        further: Terms that need more than a prediction and its target, such as a network.
+        summed: Sum over pixels and channels instead of averaging, as the likelihood of a VAE
+            does; terms such as SSIM are multiplied by the same number.
 
     Raises:
         ValueError: If a name is unknown.
     """
 
-    def __init__(self, weights: Mapping[str, float]) -> None:
-        unknown = [name for name in weights if name not in TERMS]
+    def __init__(
+        self,
+        weights: Mapping[str, float],
+        further: Mapping[str, Term] | None = None,
+        *,
+        summed: bool = False,
+    ) -> None:
+        terms = {**TERMS, **(further or {})}
+        unknown = [name for name in weights if name not in terms]
         if unknown:
             raise ValueError(
-                f"loss terms must be among {', '.join(sorted(TERMS))}, got {unknown[0]!r}"
+                f"loss terms must be among {', '.join(sorted(terms))}, got {unknown[0]!r}"
             )
-        self.weights = dict(weights)
+        self.terms = [(weight, terms[name]) for name, weight in weights.items() if weight > 0]
+        self.summed = summed
 
-    def __call__(self, reconstruction: Tensor, target: Tensor) -> Tensor:
+    def __call__(self, prediction: Prediction, target: Tensor) -> Tensor:
         """The objective of each image, (N,) float32.
 
         Args:
-            reconstruction: (N, C, H, W) in [0, 1], in any floating precision.
+            prediction: Of the network.
             target: (N, C, H, W) float32 in [0, 1].
         """
         with full_precision(target.device):
-            terms = [
-                weight * TERMS[name](reconstruction, target)
-                for name, weight in self.weights.items()
-                if weight > 0
-            ]
-        total = terms[0]
-        for term in terms[1:]:
-            total = total + term
-        return total
+            values = [weight * term(prediction, target) for weight, term in self.terms]
+        total = torch.stack(values).sum(0)
+        return total * target[0].numel() if self.summed else total

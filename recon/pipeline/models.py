@@ -10,12 +10,12 @@ from torch import Tensor, nn
 from recon.errors import UserError
 from recon.models.output import reconstruct
 from recon.models.preparation import Preparation
-from recon.models.registry import Builder, build_model
+from recon.models.registry import Builder, Form, Options, build_model
 from recon.settings import Settings, Size
 from recon.training.checkpoint import load_strictly, read_model_file
 from recon.training.runtime import Runtime
 
-__all__ = ["LoadedModel", "edges", "load_model", "preparation_of"]
+__all__ = ["LoadedModel", "edges", "form_of", "load_model", "options_of", "preparation_of"]
 
 logger = logging.getLogger("recon")
 
@@ -51,6 +51,16 @@ def preparation_of(settings: Settings) -> Preparation:
     )
 
 
+def form_of(preparation: Preparation) -> Form:
+    """The images that a network is built for."""
+    return Form(preparation.channels, preparation.tile_size)
+
+
+def options_of(settings: Settings) -> Options:
+    """What the settings say of networks."""
+    return Options(**{name: getattr(settings, name) for name in Options._fields})
+
+
 def edges(size: Size) -> tuple[int, int]:
     """Height and width in pixels."""
     return (size, size) if isinstance(size, int) else size
@@ -83,7 +93,8 @@ def load_model(
     weights, provenance = read_model_file(path)
     preparation = _reconcile(path, provenance, settings, asked)
     architecture = str(provenance.get("architecture", settings.architecture))
-    model = build_model(architecture, preparation.channels, {"auto_encoder": auto_encoder})
+    options = Options(**{**options_of(settings)._asdict(), **provenance.get("network", {})})
+    model = build_model(architecture, form_of(preparation), options, auto_encoder)
     load_strictly(model, weights, path)
     model = runtime.spread(runtime.place(model), compile_model=settings.compile_model, learns=False)
     return LoadedModel(model.eval(), preparation, provenance, runtime, settings.deterministic)

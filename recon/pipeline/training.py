@@ -19,7 +19,7 @@ from recon.models.registry import Builder, build_model
 from recon.objectives.losses import Objective
 from recon.pipeline.commands import evaluation_command, resume_command
 from recon.pipeline.images import Datasets, report_unreadable, training_data
-from recon.pipeline.models import edges, preparation_of
+from recon.pipeline.models import edges, form_of, options_of, preparation_of
 from recon.provenance import describe_run
 from recon.ranks import join_ranks
 from recon.settings import Settings
@@ -109,7 +109,9 @@ def _assemble(
     criterion = _criterion(settings, objective)
     augmentation = _augmentation(settings)
     preparation = preparation_of(settings)
-    model = build_model(settings.architecture, preparation.channels, {"auto_encoder": auto_encoder})
+    model = build_model(
+        settings.architecture, form_of(preparation), options_of(settings), auto_encoder
+    )
     train, validation, data = training_data(settings, preparation, datasets, runtime, folder)
     if settings.initial_weights:
         path = Path(settings.initial_weights)
@@ -186,6 +188,7 @@ def _provenance(
         **describe_run(),
         "objective": objective,
         "architecture": settings.architecture,
+        "network": options_of(settings)._asdict(),
         "preparation": preparation_of(settings)._asdict(),
         "settings": settings.model_dump(mode="json"),
         "data": data,

@@ -19,7 +19,7 @@ from torch.utils.data import DataLoader
 from recon.data.loaders import Batch, Batches, to_unit_range
 from recon.errors import InterruptedRunError, UserError
 from recon.models.output import reconstruct
-from recon.objectives.losses import Objective
+from recon.objectives.losses import Objective, Prediction
 from recon.objectives.metrics import image_metrics
 from recon.training.averaging import WeightAverage
 from recon.training.interruption import Watch, watch_signals
@@ -173,7 +173,8 @@ class Trainer:
         prepared = self.prepare(target).contiguous(memory_format=torch.channels_last)
         with self.runtime.autocast():
             output = reconstruct(model, prepared)
-        losses = self.objective(output.reconstruction, target) + output.penalty
+        prediction = Prediction(output.reconstruction, output.logits)
+        losses = self.objective(prediction, target) + output.penalty
         return output.reconstruction, losses
 
     def _augmented(self, images: Tensor, places: Tensor) -> Tensor:

@@ -1,0 +1,23 @@
+"""What every section of the settings shares. Imports no torch."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import BaseModel, BeforeValidator, ConfigDict
+
+__all__ = ["MIN_EDGE", "Range", "Section", "Size"]
+
+# A list is as good as a tuple, and what JSON gives back. A set has no order.
+_FromList = BeforeValidator(lambda value: tuple(value) if isinstance(value, list) else value)
+Size = int | Annotated[tuple[int, int], _FromList]
+Range = Annotated[tuple[float, float], _FromList]
+
+MIN_EDGE = 11  # pixels: the window of SSIM
+
+
+class Section(BaseModel):
+    """What all sections share: strict types, no unknown names, nothing changes after loading."""
+
+    model_config = ConfigDict(
+        strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
+    )  # Names may begin with model_.
+    title: ClassVar[str]
