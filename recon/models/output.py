@@ -3,12 +3,13 @@
 Images are (N, C, H, W) float tensors, prepared as the network expects them.
 """
 
-from typing import NamedTuple, cast
+from collections.abc import Callable
+from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Output", "encode", "reconstruct"]
+__all__ = ["Adaptive", "Output", "encode", "reconstruct", "sigmoid_output"]
 
 
 class Output(NamedTuple):
@@ -19,6 +20,20 @@ class Output(NamedTuple):
     penalty: Tensor  # (N,), added to the objective
     logits: Tensor | None = None  # (N, C, H, W), of which the reconstruction is the sigmoid
     codes: Tensor | None = None  # (N, h, w) int64, numbers of entries of a codebook
+
+
+@runtime_checkable
+class Adaptive(Protocol):
+    """A network that also learns outside of the gradient, as a codebook of moving averages does."""
+
+    def adapt(self, output: Output, total: Callable[[Tensor], Tensor], *, first: bool) -> None:
+        """Learn in place from a batch. Called after each step of the optimiser, while training.
+
+        Args:
+            output: Of this rank's part of the batch, detached.
+            total: The sum of a tensor over all ranks.
+            first: Whether this is the first rank, the one that chooses where all must agree.
+        """
 
 
 def reconstruct(model: nn.Module, images: Tensor) -> Output:

@@ -26,6 +26,7 @@ from recon.settings import Settings
 from recon.training.averaging import WeightAverage
 from recon.training.checkpoint import load_strictly, read_model_file
 from recon.training.keeper import Keeper, restore
+from recon.training.logs import EpochRow
 from recon.training.resume import find_checkpoint, refuse_changes
 from recon.training.runtime import Runtime, start_runtime
 from recon.training.trainer import Plan, Trainer
@@ -47,6 +48,7 @@ def run_training(
     datasets: Datasets,
     *,
     asked: frozenset[str] = frozenset(),
+    after_epoch: Callable[[EpochRow], None] | None = None,
 ) -> Path:
     """Train, and write checkpoints, log, curve and the final model.
 
@@ -56,6 +58,7 @@ def run_training(
         auto_encoder: `Auto_encoder.AutoEncoder`.
         datasets: `datasets.ImageFolderDataset`.
         asked: Names of the settings given on the command line, for the command printed at the end.
+        after_epoch: Called with the figures of each epoch, on every rank, once it is saved.
 
     Returns:
         The path of the final model.
@@ -88,13 +91,19 @@ def run_training(
             draw=plot_curves,
         )
         _resume(trainer, keeper, settings.resume)
-        trainer.fit(keeper.keep)
+        trainer.fit(lambda trainer: _keep(trainer, keeper, after_epoch))
         final = keeper.finish(trainer)
     report_unreadable(list(trainer.state.unreadable.values()))
     logger.info("Loss of every epoch: %s, as a curve: %s", loss_file, keeper.curve)
     logger.info("Model: %s", final)
     logger.info("Evaluate it with:\n  %s", evaluation_command(settings, objective, asked, final))
     return final
+
+
+def _keep(trainer: Trainer, keeper: Keeper, after_epoch: Callable[[EpochRow], None] | None) -> None:
+    keeper.keep(trainer)
+    if after_epoch is not None and trainer.state.step == 0:
+        after_epoch(trainer.state.history[-1])
 
 
 def _assemble(
