@@ -2,22 +2,26 @@
 
 Arrays and tensors are (C, H, W) with C = 3 (RGB) or 1 (grey): uint8 in 0..255 for files of at most
 8 bits per sample, float32 in [0, 1] for deeper ones. Transparency lies on white, the orientation
-tag is applied, colour profiles are not, and of several frames or pages the first is read. TIFF
-needs the packages tifffile and imagecodecs, 16-bit PNG needs imagecodecs; the rest is Pillow's.
+tag is applied, colour profiles are not, and of several frames or pages the first is read. A volume
+(3-D NIfTI) is read slice by slice, under names such as `case.nii.gz@057`; its arrays stay as they
+are stored, the first axis down the rows, whatever the affine matrix says of the patient. TIFF needs
+the packages tifffile and imagecodecs, 16-bit PNG imagecodecs, NIfTI nibabel, DICOM pydicom; the
+rest is Pillow's.
 """
 
 from __future__ import annotations
 
+import gzip
 import logging
 import math
 import os
 import warnings
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from io import BytesIO
 from pathlib import Path
-from typing import Any, BinaryIO, NamedTuple, overload
+from typing import Any, BinaryIO, Literal, NamedTuple, cast, overload
 
 import numpy as np
 import torch
@@ -27,7 +31,9 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 from torch.utils.data import Dataset
 
-EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+NIFTI_EXTENSIONS = (".nii", ".nii.gz")
+PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
+EXTENSIONS = (*PICTURE_EXTENSIONS, *NIFTI_EXTENSIONS, ".dcm")
 MAX_PIXELS = 178_956_970  # where Pillow, too, refuses; a larger image is to be cut into tiles first
 ORIENTATION = 274  # the tag's number, in EXIF and TIFF alike
 FLIPPED_AXES = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}  # EXIF 2.32, 4.6.4A
@@ -42,6 +48,17 @@ COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # colour channels of each 
 TIFF_JPEG = (6, 7, 34892, 33007)  # compressions whose decoder turns YCbCr into RGB itself
 TIFF_PICTURES = (*TIFF_JPEG, 33003, 33004, 33005, 34712, 34927, 50001)  # sizes of their own
 UNSPECIFIED, PREMULTIPLIED, STRAIGHT = 0, 1, 2  # TIFF 6.0, extra samples
+
+NIFTI_SIZES = (348, 540)  # bytes of the header, its first number: version 1 and version 2
+GZIP_MAGIC, GZIP_RATIO = b"\x1f\x8b", 1032  # DEFLATE cannot pack more bytes into one
+MAX_SLICES = 32_767  # the longest axis of NIfTI-1
+
+DICOM_MAGIC, DICOM_START = b"DICM", 128  # bytes before it, PS3.10, 7.1
+DICOM_KINDS = {"MONOCHROME1": MIN_IS_WHITE, "MONOCHROME2": MIN_IS_BLACK, "RGB": RGB}
+DICOM_KINDS |= dict.fromkeys(("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), RGB)  # by pydicom
+
+Window = tuple[float, float]  # the values that become 0 and 1
+IntensityRange = Window | Literal["image"] | None
 
 logger = logging.getLogger("recon")
 
@@ -92,28 +109,34 @@ class ImagePaths(Sequence[str]):
         return ImagePaths(self.folder, (self.relative(index) for index in indices))
 
 
-def find_images(folder: str | os.PathLike[str]) -> ImagePaths:
-    """List every image file below a folder, however deep, in sorted order.
+def find_images(folder: str | os.PathLike[str], slice_axis: int = 2) -> ImagePaths:
+    """List every image below a folder, however deep, in the sorted order of the files.
 
     Hidden files and folders are passed over. Links to folders are followed, each folder is entered
-    once. Broken links are listed, and fail when they are read.
+    once. Broken links are listed, and fail when they are read. Of NIfTI files, and no others, the
+    headers are read: a volume is listed slice by slice.
+
+    Args:
+        folder: where to look.
+        slice_axis: the axis along which volumes are cut, 0, 1 or 2.
 
     Raises:
         FileNotFoundError: the folder is missing or holds no image.
         NotADirectoryError: the path is no folder.
+        ModuleNotFoundError: there is a NIfTI file, and nibabel is not installed.
     """
     root, name = Path(folder), _printable(os.fspath(folder))
     if not root.exists():
         raise FileNotFoundError(f"{name}: no such folder; looked for {' '.join(EXTENSIONS)}")
     if not root.is_dir():
         raise NotADirectoryError(f"{name}: not a folder; give the folder that holds the images")
-    paths = ImagePaths(os.fspath(folder), _walk(root))
+    paths = ImagePaths(os.fspath(folder), _walk(root, slice_axis))
     if not paths:
         raise FileNotFoundError(f"{name}: no images; looked for {' '.join(EXTENSIONS)}")
     return paths
 
 
-def _walk(root: Path) -> Iterator[str]:
+def _walk(root: Path, slice_axis: int) -> Iterator[str]:
     """Yield the relative paths of all images in sorted order, without recursion."""
     visited = {_identity(root)}
     waiting = [("", _entries(root))]
@@ -124,7 +147,7 @@ def _walk(root: Path) -> Iterator[str]:
             continue
         path = prefix + names.pop()
         if not path.endswith("/"):
-            yield path
+            yield from _images_of(root, path, slice_axis)
             continue
         try:
             identity = _identity(root / path)
@@ -165,37 +188,81 @@ def _listed(entry: os.DirEntry[str]) -> str:
     return image if is_openable else ""
 
 
+def _images_of(root: Path, path: str, slice_axis: int) -> Iterable[str]:
+    """Return the images in a file: itself, or the slices of a volume.
+
+    A volume that cannot be opened stays one image, and fails when it is read.
+    """
+    if not path.lower().endswith(NIFTI_EXTENSIONS):
+        return (path,)
+    count = 1
+    with suppress(UnreadableImageError), _decoding(root / path), (root / path).open("rb") as stream:
+        voxels, axis = _voxels(stream, slice_axis)
+        count = voxels.shape[axis]
+    width = max(3, len(str(count - 1)))
+    return (f"{path}@{index:0{width}}" for index in range(count)) if count > 1 else (path,)
+
+
+def _slice_of(path: str) -> tuple[str, int | None]:
+    """Return the file of an image, and which of its slices the image is."""
+    file, _, index = path.rpartition("@")
+    is_slice = index.isdecimal() and file.lower().endswith(NIFTI_EXTENSIONS)
+    return (file, int(index)) if is_slice else (path, None)
+
+
 def read_image(
     path: str | os.PathLike[str],
     *,
     channels: int = 3,
-    intensity_range: tuple[float, float] | None = None,
+    intensity_range: IntensityRange = None,
+    slice_axis: int = 2,
+    refuse_constant: bool = False,
 ) -> NDArray[Any]:
     """Read the first frame of an image file; its content, not its name, says what format it is.
 
     Args:
-        path: the file.
+        path: the file, or a slice of a volume as `find_images` names it.
         channels: 3 for RGB (grey is repeated), 1 for grey (luma of ITU-R BT.601).
         intensity_range: the values (low, high) that become 0 and 1, clipped, in every file that is
-            not 8-bit; without it unsigned integers of up to 16 bits are divided by their maximum,
-            floats in [0, 1] stay as they are, and all else is refused.
+            not 8-bit; without it DICOM is read through its own first window, unsigned integers of
+            up to 16 bits are divided by their maximum, floats in [0, 1] stay as they are, and all
+            else is refused. "image": the lowest and highest value of the image itself, whatever
+            its depth; a constant becomes 0.
+        slice_axis: the axis along which volumes are cut, 0, 1 or 2.
+        refuse_constant: whether an image of a single value, which has no z-score, is unreadable.
 
     Returns:
-        Array (channels, H, W): uint8 if the file has at most 8 bits, else float32 in [0, 1].
+        Array (channels, H, W): uint8 if the file has at most 8 bits, unless "image" or a window of
+        DICOM stretches them, else float32 in [0, 1].
 
     Raises:
         UnreadableImageError: the file is missing, damaged, cut short, ambiguous or not supported.
         ModuleNotFoundError: the file needs a package that is not installed.
-        ValueError: channels or intensity_range break their rule.
+        ValueError: channels, intensity_range or slice_axis break their rule.
     """
-    _check_options(channels, intensity_range)
+    _check_options(channels, intensity_range, slice_axis)
+    with _decoding(path):
+        raw = _decode(os.fspath(path), slice_axis)
+        pixels = _arranged(_pixels(raw, intensity_range), raw.orientation, channels)
+        if refuse_constant and pixels.min() == pixels.max():
+            raise UnreadableImageError(
+                "constant, so it has no z-score; leave it out or change input_normalization"
+            )
+        if intensity_range == "image":  # also of 8 bits, on white and as luma
+            pixels = _scaled(pixels, *_extremes(pixels))
+    return pixels
+
+
+@contextmanager
+def _decoding(path: str | os.PathLike[str]) -> Iterator[None]:
+    """Turn all that decoders raise on damaged bytes, which is anything, into the one error."""
     try:
         with _quiet():
-            raw = _decode(Path(path))
-            return _arranged(_pixels(raw, intensity_range), raw.orientation, channels)
-    except ModuleNotFoundError:
-        raise
-    except Exception as error:  # decoders raise anything on damaged bytes
+            yield
+    except ModuleNotFoundError as error:
+        line = _printable(f"{os.fspath(path)}: needs the package {error.name}: ")
+        raise ModuleNotFoundError(f"{line}pip install {error.name}", name=error.name) from error
+    except Exception as error:
         line = _printable(f"{os.fspath(path)}: {_reason(error)}")
         raise UnreadableImageError(line) from error
 
@@ -204,14 +271,16 @@ def _reason(error: Exception) -> str:
     if isinstance(error, UnreadableImageError):
         return str(error)
     if isinstance(error, UnidentifiedImageError):
-        return f"damaged, or none of {', '.join(PILLOW_FORMATS)} and TIFF"
+        return f"damaged, or none of {', '.join(PILLOW_FORMATS)}, TIFF, NIfTI and DICOM"
     return f"cannot be decoded, {type(error).__name__} {error}".strip()
 
 
-def _check_options(channels: int, intensity_range: tuple[float, float] | None) -> None:
+def _check_options(channels: int, intensity_range: IntensityRange, slice_axis: int) -> None:
     if channels not in (1, 3):
         raise ValueError(f"channels must be 1 or 3, got {channels}")
-    if intensity_range is None:
+    if slice_axis not in (0, 1, 2):
+        raise ValueError(f"slice_axis must be 0, 1 or 2, got {slice_axis}")
+    if intensity_range is None or intensity_range == "image":
         return
     low, high = intensity_range
     if not (math.isfinite(low) and math.isfinite(high) and low < high):
@@ -228,14 +297,17 @@ def _printable(text: str | os.PathLike[str]) -> str:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Keep the decoders' warnings and logs off the screen: what matters becomes an error."""
-    tifffile_logger = logging.getLogger("tifffile")
-    before, tifffile_logger.disabled = tifffile_logger.disabled, True
+    loggers = [logging.getLogger(name) for name in ("tifffile", "nibabel.global", "pydicom")]
+    before = [logger.disabled for logger in loggers]
     try:
+        for logger in loggers:
+            logger.disabled = True
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        tifffile_logger.disabled = before
+        for logger, was_disabled in zip(loggers, before, strict=True):
+            logger.disabled = was_disabled
 
 
 class _Raw(NamedTuple):
@@ -247,19 +319,28 @@ class _Raw(NamedTuple):
     orientation: int
     alpha: int = STRAIGHT
     colormap: NDArray[np.uint16] | None = None  # (3, 2**bits)
+    window: Window | None = None  # that the file itself asks for
 
 
-def _decode(path: Path) -> _Raw:
-    if not path.exists():
+def _decode(path: str, slice_axis: int) -> _Raw:
+    name, index = _slice_of(path)
+    file = Path(name)
+    if not file.exists():
         raise UnreadableImageError("no such file, or a broken link")
-    if not path.is_file():
+    if not file.is_file():
         raise UnreadableImageError("not a regular file")
-    with path.open("rb") as stream:
-        magic = stream.read(4)
+    with file.open("rb") as stream:
+        first = stream.read(DICOM_START + len(DICOM_MAGIC))
         stream.seek(0)
-        if not magic:
+        if not first:
             raise UnreadableImageError("empty file")
-        return _decode_tiff(stream) if magic in TIFF_MAGIC else _decode_other(stream.read())
+        if first[:4] in TIFF_MAGIC:
+            return _decode_tiff(stream)
+        if first.startswith(GZIP_MAGIC) or _nifti_size(first):
+            return _decode_nifti(stream, index, slice_axis)
+        if first[DICOM_START:] == DICOM_MAGIC:
+            return _decode_dicom(stream)
+        return _decode_other(stream.read())
 
 
 def _decode_other(data: bytes) -> _Raw:
@@ -353,7 +434,121 @@ def _check_tiff(page: Any, stream: BinaryIO, file_size: int) -> None:
                 raise UnreadableImageError("damaged, a part claims to be larger than the whole")
 
 
-def _pixels(raw: _Raw, window: tuple[float, float] | None) -> NDArray[Any]:
+def _decode_nifti(stream: BinaryIO, index: int | None, slice_axis: int) -> _Raw:
+    voxels, axis = _voxels(stream, slice_axis)
+    count = voxels.shape[axis]
+    if (index is None and count > 1) or (index or 0) >= count:
+        raise UnreadableImageError(f"{count} slices along axis {axis}; name one of them")
+    # Of a volume that is not packed, no more than the slice is read.
+    samples = np.asarray(voxels[(slice(None),) * axis + (index or 0,)])
+    voxels.file_like.read(1)  # at the end of the file, gzip compares the checksum
+    if (voxels.slope, voxels.inter) != (1, 0):
+        samples = samples.astype(np.float32)
+    return _Raw(samples[..., None], 8 * samples.dtype.itemsize, MIN_IS_BLACK, 1)
+
+
+def _voxels(stream: BinaryIO, slice_axis: int) -> tuple[Any, int]:
+    """Return the voxels of a NIfTI file, which indexing reads, and the axis to cut them along.
+
+    They have three axes; the third is the one to cut where it is of length 1. What cannot be read
+    right is refused here, before memory is taken.
+    """
+    from nibabel import Nifti1Header, Nifti2Header
+    from nibabel.arrayproxy import ArrayProxy
+
+    file_size = stream.seek(0, os.SEEK_END)
+    stream.seek(0)
+    is_packed = stream.read(2) == GZIP_MAGIC
+    stream.seek(0)
+    data: Any = gzip.GzipFile(fileobj=stream) if is_packed else stream
+    first = data.read(max(NIFTI_SIZES))
+    size, proxy = _nifti_size(first), cast(Any, ArrayProxy)
+    if not size:
+        raise UnreadableImageError("damaged, or packed and no NIfTI")
+    header = cast(Any, Nifti1Header if size == NIFTI_SIZES[0] else Nifti2Header)(first[:size])
+    shape, axis = _check_nifti(header, slice_axis)
+    dtype, offset = header.get_data_dtype(), header.get_data_offset()
+    if offset + math.prod(shape) * dtype.itemsize > file_size * (GZIP_RATIO if is_packed else 1):
+        raise UnreadableImageError("cut short, pixel data is missing")
+    slope, intercept = header.get_slope_inter()
+    return proxy(data, (shape, dtype, offset, slope or 1, intercept or 0), mmap=False), axis
+
+
+def _nifti_size(first: bytes) -> int:
+    """Return the length of the NIfTI header that begins with these bytes, 0 if none does."""
+    sizes = (int.from_bytes(first[:4], order) for order in ("little", "big"))
+    return next((size for size in sizes if size in NIFTI_SIZES), 0)
+
+
+def _check_nifti(header: Any, slice_axis: int) -> tuple[tuple[int, ...], int]:
+    """Return the lengths of the three axes, and which of them to cut."""
+    if header["magic"].item() != header.single_magic:
+        raise UnreadableImageError("damaged, or its pixels lie in another file")
+    if header.get_data_offset() < header.single_vox_offset:
+        raise UnreadableImageError("damaged, pixels within the header")
+    if header.get_data_dtype().kind not in "iuf":
+        raise UnreadableImageError(f"samples of type {header.get_data_dtype()} are not supported")
+    lengths: tuple[int, ...] = header.get_data_shape()
+    shape = (*lengths, 1)[:3]
+    if len(shape) < 3 or min(lengths) < 1 or math.prod(shape) != math.prod(lengths):
+        raise UnreadableImageError(f"axes of {lengths}; give an image or a volume")
+    axis = 2 if shape[2] == 1 else slice_axis
+    area = math.prod(shape) // shape[axis]
+    if area > MAX_PIXELS or shape[axis] > MAX_SLICES:
+        raise UnreadableImageError(
+            f"{shape[axis]} slices of {area} pixels, at most {MAX_SLICES} of {MAX_PIXELS} are read"
+        )
+    return shape, axis
+
+
+def _decode_dicom(stream: BinaryIO) -> _Raw:
+    from pydicom import dcmread
+    from pydicom.filereader import read_file_meta_info
+
+    if read_file_meta_info(stream.name).TransferSyntaxUID.is_deflated:
+        raise UnreadableImageError("deflated, to nobody knows what size; store it inflated")
+    # From memory, where a length that lies finds no more bytes than there are.
+    dataset = dcmread(BytesIO(stream.read()))
+    _check_dicom(dataset)
+    photometric = DICOM_KINDS[dataset.PhotometricInterpretation]
+    samples = dataset.pixel_array
+    samples = samples.reshape(*samples.shape[:2], -1)  # (H, W, 1 or 3)
+    if photometric == RGB:
+        return _Raw(samples, dataset.BitsStored, RGB, 1)
+    slope, intercept = dataset.get("RescaleSlope") or 1, dataset.get("RescaleIntercept") or 0
+    if (slope, intercept) != (1, 0):
+        samples = (samples * float(slope) + float(intercept)).astype(np.float32)
+    return _Raw(samples, dataset.BitsStored, photometric, 1, window=_window(dataset))
+
+
+def _check_dicom(dataset: Any) -> None:
+    """Refuse, before memory is taken, what cannot be read right."""
+    if dataset.PhotometricInterpretation not in DICOM_KINDS or "ModalityLUTSequence" in dataset:
+        kind = f"{dataset.PhotometricInterpretation}, or with a lookup table,"
+        raise UnreadableImageError(f"DICOM of kind {kind} is not supported")
+    if int(dataset.get("NumberOfFrames") or 1) != 1:
+        raise UnreadableImageError(f"{dataset.NumberOfFrames} frames; give single ones")
+    if not 0 < dataset.Rows * dataset.Columns <= MAX_PIXELS:
+        raise UnreadableImageError(
+            f"{dataset.Columns} x {dataset.Rows} pixels, at most {MAX_PIXELS} are read"
+        )
+
+
+def _window(dataset: Any) -> Window | None:
+    """Return the lowest and highest value of the first window, PS3.3, C.11.2.1.2.
+
+    A sigmoid and a step have none, and are passed over.
+    """
+    center, width = dataset.get("WindowCenter"), dataset.get("WindowWidth")
+    function = dataset.get("VOILUTFunction") or "LINEAR"
+    if center is None or width is None or function == "SIGMOID":
+        return None
+    center, width = (float(np.ravel(value)[0]) for value in (center, width))
+    low, high = center - width / 2, center + width / 2 - (function == "LINEAR")
+    return (low, high) if low < high else None
+
+
+def _pixels(raw: _Raw, window: IntensityRange) -> NDArray[Any]:
     """Return grey (H, W, 1) or RGB (H, W, 3) on white, uint8 or float32 in [0, 1]."""
     colour = _colour(raw, window)
     alpha_samples = raw.samples[..., COLOURS[raw.photometric] :]
@@ -366,7 +561,7 @@ def _pixels(raw: _Raw, window: tuple[float, float] | None) -> NDArray[Any]:
     return _inverted(_product(_inverted(colour), alpha))
 
 
-def _colour(raw: _Raw, window: tuple[float, float] | None) -> NDArray[Any]:
+def _colour(raw: _Raw, window: IntensityRange) -> NDArray[Any]:
     """Return the colour channels as grey (H, W, 1) or RGB (H, W, 3)."""
     samples = raw.samples[..., : COLOURS[raw.photometric]]
     if raw.photometric == PALETTE:
@@ -375,7 +570,7 @@ def _colour(raw: _Raw, window: tuple[float, float] | None) -> NDArray[Any]:
         colours: NDArray[np.uint8] = (raw.colormap >> 8).astype(np.uint8).T  # (2**bits, 3)
         looked_up: NDArray[np.uint8] = colours[samples[..., 0].astype(np.uint8)]
         return looked_up
-    colour = _intensities(samples, raw.bits, window)
+    colour = _intensities(samples, raw.bits, window, raw.window)
     if raw.photometric == MIN_IS_WHITE:
         return _inverted(colour)
     if raw.photometric == SEPARATED:
@@ -396,11 +591,14 @@ def _rgb_from_tristimulus(colour: NDArray[Any], mode: str) -> NDArray[np.uint8]:
 
 
 def _intensities(
-    samples: NDArray[Any], bits: int, window: tuple[float, float] | None
+    samples: NDArray[Any],
+    bits: int,
+    window: IntensityRange,
+    own: Window | None = None,
 ) -> NDArray[Any]:
     """Return integers of at most 8 bits as uint8, all else as float32 in [0, 1]."""
     kind = samples.dtype.kind
-    if kind in "bu" and bits <= 8:
+    if kind in "bu" and bits <= 8 and own is None:
         peak = 2**bits - 1
         scaled = samples if peak == 255 else (samples.astype(np.uint16) * 255 + peak // 2) // peak
         return scaled.astype(np.uint8, copy=False)
@@ -408,18 +606,31 @@ def _intensities(
         raise UnreadableImageError(f"samples of type {samples.dtype} are not supported")
     if kind == "f" and not np.isfinite(samples).all():
         raise UnreadableImageError("NaN or infinite intensities")
-    low, high = window or _own_range(samples, bits)
+    if window == "image":
+        return _scaled(samples, *_extremes(samples))
+    return _scaled(samples, *(window or own or _own_range(samples, bits)))
+
+
+def _extremes(samples: NDArray[Any]) -> Window:
+    return float(samples.min()), float(samples.max())
+
+
+def _scaled(samples: NDArray[Any], low: float, high: float) -> NDArray[Any]:
+    """Map low to 0 and high to 1, clipped, as float32; a constant's own range to 0."""
+    if high - low > np.finfo(np.float32).max:
+        raise UnreadableImageError(f"intensities {low:g} to {high:g} are too far apart")
     scaled = samples.astype(np.promote_types(samples.dtype, np.float32))  # exact
     scaled -= low
-    scaled /= high - low
-    return scaled.clip(0, 1, out=scaled).astype(np.float32, copy=False)
+    scaled /= high - low or 1
+    clipped: NDArray[Any] = scaled.clip(0, 1, out=scaled).astype(np.float32, copy=False)
+    return clipped
 
 
-def _own_range(samples: NDArray[Any], bits: int) -> tuple[float, float]:
+def _own_range(samples: NDArray[Any], bits: int) -> Window:
     """Return the values that stand for black and white, where the file itself settles them."""
     if samples.dtype.kind == "u" and bits <= 16:
         return 0, 2**bits - 1
-    least, most = samples.min(), samples.max()
+    least, most = _extremes(samples)
     if samples.dtype.kind == "f" and least >= 0 and most <= 1:
         return 0, 1
     raise UnreadableImageError(
@@ -468,7 +679,9 @@ class ImageFolderDataset(Dataset[Tensor]):
         folder: where `find_images` looks.
         tile_size: height and width in pixels, or one number for both.
         channels: 3 for RGB, 1 for grey.
-        intensity_range: see `read_image`.
+        intensity_range: see `read_image`, as for the next two.
+        slice_axis: along which volumes are cut.
+        refuse_constant: whether an image of a single value is unreadable.
         paths: the images to serve instead of all below the folder, such as one part of a split.
     """
 
@@ -478,17 +691,21 @@ class ImageFolderDataset(Dataset[Tensor]):
         tile_size: int | tuple[int, int] = 256,
         *,
         channels: int = 3,
-        intensity_range: tuple[float, float] | None = None,
+        intensity_range: IntensityRange = None,
+        slice_axis: int = 2,
+        refuse_constant: bool = False,
         paths: ImagePaths | None = None,
     ) -> None:
-        _check_options(channels, intensity_range)
+        _check_options(channels, intensity_range, slice_axis)
         sides = (tile_size, tile_size) if isinstance(tile_size, int) else tuple(tile_size)
         if len(sides) != 2 or min(sides) < 1:
             raise ValueError(f"tile_size must be one or two numbers of pixels, got {tile_size}")
-        self.paths = find_images(folder) if paths is None else paths
+        self.paths = find_images(folder, slice_axis) if paths is None else paths
         self.tile_size = sides
         self.channels = channels
         self.intensity_range = intensity_range
+        self.slice_axis = slice_axis
+        self.refuse_constant = refuse_constant
 
     def __len__(self) -> int:
         return len(self.paths)
@@ -500,7 +717,11 @@ class ImageFolderDataset(Dataset[Tensor]):
             UnreadableImageError: the image cannot be read right.
         """
         pixels = read_image(
-            self.paths[index], channels=self.channels, intensity_range=self.intensity_range
+            self.paths[index],
+            channels=self.channels,
+            intensity_range=self.intensity_range,
+            slice_axis=self.slice_axis,
+            refuse_constant=self.refuse_constant,
         )
         image = torch.from_numpy(pixels)
         if image.shape[1:] == self.tile_size:

@@ -58,6 +58,8 @@ def run_command(
         return _refuse(str(error), 128 + error.signum)
     except KeyboardInterrupt:
         return _refuse("ended by Ctrl-C", 130)
+    except ModuleNotFoundError as error:  # from a worker process, below its traceback
+        return _refuse(str(error).splitlines()[-1].removeprefix("ModuleNotFoundError: "))
     except OSError as error:
         if error.errno not in ENVIRONMENT:
             raise

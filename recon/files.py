@@ -16,16 +16,24 @@ __all__ = [
     "check_target",
     "check_writable",
     "exclusive",
+    "file_of",
     "partial_name",
     "publish",
     "replacing",
     "replacing_all",
     "spell_json",
     "synchronise",
+    "synchronise_everything",
     "write_json",
 ]
 
 LOCK = ".lock"
+
+
+def file_of(path: str) -> str:
+    """The file that an image is read from: `a.nii.gz` for its slice `a.nii.gz@057`."""
+    file, _, index = path.rpartition("@")
+    return file if index.isdecimal() and file.lower().endswith((".nii", ".nii.gz")) else path
 
 
 def partial_name(path: Path) -> Path:
@@ -38,11 +46,15 @@ def publish(*paths: Path) -> None:
 
     Those that belong together are renamed one right after the other, before anything slow.
     """
-    for path in paths:
-        os.replace(partial_name(path), path)  # noqa: PTH105 - the atomic call, by its plain name
+    _rename(*paths)
     if os.name == "posix":  # Elsewhere a folder cannot be opened, and renaming is synchronous.
         for folder in {path.parent for path in paths}:
             _synchronise_folder(folder)
+
+
+def _rename(*paths: Path) -> None:
+    for path in paths:
+        os.replace(partial_name(path), path)  # noqa: PTH105 - the atomic call, by its plain name
 
 
 def _synchronise_folder(folder: Path) -> None:
@@ -60,26 +72,37 @@ def synchronise(path: Path) -> None:
         os.fsync(file.fileno())
 
 
+def synchronise_everything() -> None:
+    """Force all that was written so far onto the disk, at once."""
+    if os.name == "posix":
+        os.sync()
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def replacing(path: Path, *, durable: bool = True) -> Iterator[Path]:
     """Write a file under its partial name; publish it on success, remove it on any exception.
 
     Args:
         path: Final name. Missing folders are made; an existing file is replaced at the end.
+        durable: Whether it is to be on the disk before it bears its name. Otherwise it is still
+            the old file or the new one, whole, whenever the process ends, but for some seconds
+            not if the machine fails; for many files that can be made again, with
+            `synchronise_everything` after the last.
 
     Yields:
         The partial name, to be written and closed inside the ``with`` block.
     """
-    with replacing_all(path) as (partial,):
+    with replacing_all(path, durable=durable) as (partial,):
         yield partial
 
 
 @contextmanager
-def replacing_all(*paths: Path) -> Iterator[list[Path]]:
+def replacing_all(*paths: Path, durable: bool = True) -> Iterator[list[Path]]:
     """Write files that belong together: all are whole on the disk before the first is published.
 
     Args:
         paths: As for `replacing`.
+        durable: As for `replacing`.
 
     Yields:
         The partial names.
@@ -89,9 +112,12 @@ def replacing_all(*paths: Path) -> Iterator[list[Path]]:
         path.parent.mkdir(parents=True, exist_ok=True)
     try:
         yield partials
-        for partial in partials:
-            synchronise(partial)
-        publish(*paths)
+        if durable:
+            for partial in partials:
+                synchronise(partial)
+            publish(*paths)
+        else:
+            _rename(*paths)
     finally:
         for partial in partials:
             partial.unlink(missing_ok=True)

@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from recon.files import file_of
+
 __all__ = ["among", "describe_run", "fingerprint", "flatten", "members"]
 
 SAMPLED = 4096  # bytes at either end of a file that tell it from others
@@ -36,7 +38,7 @@ def fingerprint(paths: Iterable[str], folder: str) -> str:
     digest = hashlib.sha256()
     for path in paths:
         try:
-            size = Path(folder, path).stat().st_size
+            size = Path(folder, file_of(path)).stat().st_size
         except OSError:
             size = -1  # Listed a moment ago, gone now.
         digest.update(os.fsencode(path) + b"\0" + str(size).encode() + b"\0")
@@ -44,10 +46,10 @@ def fingerprint(paths: Iterable[str], folder: str) -> str:
 
 
 def members(paths: Iterable[str], count: int) -> str | None:
-    """Eight bytes for each file, sorted, in base 64: enough to tell whether a file was among them.
+    """Eight bytes for each image, sorted, in base 64: enough to tell whether one was among them.
 
-    They are drawn from its size, its first and its last bytes, whatever its name. None where there
-    are too many files to open each for that.
+    They are drawn from its file's size, first and last bytes, whatever the name, and from the
+    number of a slice. None where there are too many files to open each for that.
     """
     if count > MOST_MEMBERS:
         return None
@@ -62,14 +64,15 @@ def among(paths: Iterable[str], encoded: str) -> int:
 
 
 def _sample(path: str) -> int:
-    digest = hashlib.blake2b(digest_size=8)
+    digest, name = hashlib.blake2b(digest_size=8), file_of(path)
     try:
-        with Path(path).open("rb") as file:
+        with Path(name).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             digest.update(str(size).encode())
             for place in (0, max(0, size - SAMPLED)):
                 file.seek(place)
                 digest.update(file.read(SAMPLED))
+        digest.update(os.fsencode(path[len(name) :]))
     except OSError:
         digest.update(os.fsencode(path))  # Gone: like no other.
     return int.from_bytes(digest.digest(), "little")

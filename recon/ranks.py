@@ -40,6 +40,14 @@ class Ranks:
         distributed.all_gather_object(items, item, group=self.control)
         return items  # type: ignore[return-value]
 
+    def total(self, values: torch.Tensor) -> torch.Tensor:
+        """The sum of a tensor over all ranks, on every rank. Waits for all of them."""
+        if self.world == 1:
+            return values
+        summed = values.detach().cpu().clone()  # By gloo, on the host, like all that is small.
+        distributed.all_reduce(summed, group=self.control)
+        return summed.to(values.device)
+
     def share(self, indices: list[int]) -> list[int]:
         """This rank's part of a batch; parts differ by one at most, and no index is in two."""
         return indices[self.rank :: self.world]

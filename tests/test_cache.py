@@ -4,6 +4,7 @@ import errno
 import os
 from pathlib import Path
 
+import nibabel
 import numpy as np
 import pytest
 import torch
@@ -160,3 +161,31 @@ def test_a_folder_that_cannot_be_made_is_a_warning(
     (tmp_path / "file").write_text("")
     assert open_store("disk", tmp_path / "file" / "cache", "tiles", SLOT) is None
     assert "Tiles are not cached" in caplog.text
+
+
+# Slices of volumes
+
+
+def volume(folder: Path, value: int = 0) -> Path:
+    folder.mkdir(exist_ok=True)
+    voxels = np.arange(8 * 8 * 4, dtype=np.uint8).reshape(8, 8, 4) + np.uint8(value)
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(folder / "a.nii.gz")
+    return folder
+
+
+def test_the_slices_of_a_volume_are_cached_one_by_one(tmp_path: Path, store: Store) -> None:
+    dataset = cached(volume(tmp_path / "volumes"), store)
+    first = [dataset[index] for index in range(4)]
+    assert all(torch.equal(dataset[index], first[index]) for index in range(4))
+    assert decoded(dataset) == 4
+    assert not torch.equal(first[0], first[1])
+
+
+def test_the_slices_of_a_volume_that_changed_are_decoded_again(
+    tmp_path: Path, store: Store
+) -> None:
+    dataset = cached(volume(tmp_path / "volumes"), store)
+    before = dataset[2]
+    os.utime(volume(tmp_path / "volumes", 9) / "a.nii.gz", (0, 0))
+    assert torch.equal(dataset[2], before + 9)
+    assert decoded(dataset) == 2

@@ -120,6 +120,7 @@ def test_the_sidecar_says_what_the_model_is(trained: Path) -> None:
         "channels": 3,
         "input_normalization": "imagenet",
         "intensity_range": None,
+        "slice_axis": 2,
     }
     assert record["settings"]["num_epochs"] == 1
     assert record["packages"]["torch"].partition("+")[0] == torch.__version__.partition("+")[0]

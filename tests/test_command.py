@@ -164,3 +164,12 @@ def test_sigterm_before_or_after_training_ends_with_143_and_one_line(
     assert run_command({}, [], job) == 143
     assert capsys.readouterr().err == "error: ended by SIGTERM\n"
     assert signal.getsignal(signal.SIGTERM) is before
+
+
+def test_a_missing_package_is_one_line_also_where_a_worker_process_misses_it(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    line = "a.nii: needs the package nibabel: pip install nibabel"
+    for message in (line, f"Caught ModuleNotFoundError.\nTraceback:\nModuleNotFoundError: {line}\n"):
+        assert run_command({}, CPU, raising(ModuleNotFoundError(message))) == 2
+        assert refused(capsys) == line

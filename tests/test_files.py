@@ -143,3 +143,51 @@ def test_a_folder_that_takes_no_files_is_refused(
     monkeypatch.setattr("tempfile.TemporaryFile", refuse)
     with pytest.raises(UserError, match=r"recon_output_mse .*\(Permission denied\)"):
         check_writable(tmp_path, "recon_output_mse")
+
+
+# Without waiting for the disk
+
+
+def test_a_file_that_need_not_last_is_published_without_waiting_for_the_disk(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(_: int) -> None:
+        raise AssertionError("waited for the disk")
+
+    monkeypatch.setattr("os.fsync", refuse)
+    path = tmp_path / "picture.png"
+    path.write_text("old", encoding="utf-8")
+    with replacing(path, durable=False) as partial:
+        partial.write_text("new", encoding="utf-8")
+        assert path.read_text(encoding="utf-8") == "old"
+    assert path.read_text(encoding="utf-8") == "new"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+def test_an_exception_leaves_the_old_file_that_need_not_last(tmp_path: Path) -> None:
+    path = tmp_path / "picture.png"
+    path.write_text("old", encoding="utf-8")
+    with pytest.raises(KeyError), replacing(path, durable=False) as partial:
+        partial.write_text("half", encoding="utf-8")
+        raise KeyError
+    assert path.read_text(encoding="utf-8") == "old"
+    assert list(tmp_path.iterdir()) == [path]
+
+
+# Slices
+
+
+@pytest.mark.parametrize(
+    ("image", "file"),
+    [
+        ("b/a.nii.gz@057", "b/a.nii.gz"),
+        ("a@1/B.NII@0", "a@1/B.NII"),
+        ("a.nii.gz", "a.nii.gz"),
+        ("a.png@057", "a.png@057"),
+        ("a.nii@x", "a.nii@x"),
+        ("a.nii@", "a.nii@"),
+        ("a.nii@1/b.png", "a.nii@1/b.png"),
+    ],
+)
+def test_a_slice_is_read_from_its_volume_and_all_else_from_itself(image: str, file: str) -> None:
+    assert file_of(image) == file

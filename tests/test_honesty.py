@@ -12,6 +12,7 @@ from datasets import ImageFolderDataset
 from recon.errors import UserError
 from recon.files import exclusive
 from recon.pipeline import run_evaluation
+from recon.training.resume import LAST, find_checkpoint
 
 Train = Callable[..., object]
 Write = Callable[..., Path]
@@ -96,6 +97,20 @@ def test_only_the_newest_checkpoints_are_kept_where_a_number_is_set(
     train(num_epochs=5, keep_checkpoints=2)
     kept = sorted(path.name for path in (tmp_path / "out").glob("Model_AE_epoch_*"))
     assert kept == ["Model_AE_epoch_004.pth", "Model_AE_epoch_005.pth"]
+
+
+def test_kept_checkpoints_of_an_older_and_longer_run_go_first(
+    train: Train, write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 4)
+    train(num_epochs=5)
+    train(num_epochs=2, keep_checkpoints=2)
+    kept = sorted(path.name for path in (tmp_path / "out").glob("Model_AE_epoch_*"))
+    assert kept == ["Model_AE_epoch_001.pth", "Model_AE_epoch_002.pth"]
+    (tmp_path / "out" / LAST).unlink()
+    found = find_checkpoint("auto", tmp_path / "out")
+    assert found is not None
+    assert found[0].name == "Model_AE_epoch_002.pth"
 
 
 def test_deterministic_rows_do_not_depend_on_the_batch_size_by_a_bit(

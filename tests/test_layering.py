@@ -16,7 +16,7 @@ SCRIPTS = [path for path in TOP_LEVEL if path.stem not in BUILDING_BLOCKS]
 
 MAX_FUNCTION, MAX_FILE, MAX_SCRIPT = 40, 300, 40  # lines; a docstring is not counted in a function
 # Finding and reading images stays one file that other projects can copy.
-EXCEPTIONS = {"datasets.py": 510}
+EXCEPTIONS = {"datasets.py": 735}
 
 LEAVES = {"errors", "files", "gpus", "provenance", "ranks"}
 BASE = {"models", "objectives", "data"}
@@ -26,7 +26,7 @@ ARROWS: dict[str, set[str]] = {
     "errors": set(),
     "files": {"errors"},
     "gpus": {"errors"},
-    "provenance": {"errors"},
+    "provenance": {"errors", "files"},
     "ranks": {"errors"},
     "sections": {"errors"},
     "sources": {"errors"},

@@ -1,8 +1,10 @@
 import json
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from scipy.stats import zscore
 from torchvision.transforms.functional import normalize
 
 from recon.models.preparation import Preparation
@@ -41,7 +43,7 @@ def test_no_normalisation_leaves_the_images_alone() -> None:
     assert torch.equal(prepare("none").normalize(images), images)
 
 
-@pytest.mark.parametrize("normalization", ["imagenet", "none"])
+@pytest.mark.parametrize("normalization", ["imagenet", "zscore", "none"])
 def test_the_images_themselves_which_are_the_target_do_not_change(normalization: str) -> None:
     images = torch.rand(2, 3, 8, 6)
     before = images.clone()
@@ -51,23 +53,66 @@ def test_the_images_themselves_which_are_the_target_do_not_change(normalization:
 
 def test_the_type_of_the_images_is_kept() -> None:
     images = torch.rand(2, 3, 8, 6, dtype=torch.float64)
-    assert prepare("imagenet").normalize(images).dtype == torch.float64
+    for normalization in ("imagenet", "zscore"):
+        assert prepare(normalization).normalize(images).dtype == torch.float64
+
+
+# Z-scores
+
+
+def test_every_image_is_scored_by_its_own_mean_and_deviation() -> None:
+    images = torch.rand(3, 3, 8, 6) * torch.tensor([0.01, 0.5, 1]).view(3, 1, 1, 1)
+    scored = prepare("zscore").normalize(images)
+    expected = np.stack([zscore(image, axis=None) for image in images.double().numpy()])
+    np.testing.assert_allclose(scored.numpy(), expected, atol=1e-3, rtol=1e-4)
+    for index in range(3):
+        alone = prepare("zscore").normalize(images[index : index + 1])
+        torch.testing.assert_close(alone[0], scored[index])
+
+
+def test_scores_do_not_depend_on_scale_and_offset() -> None:
+    images = torch.rand(2, 1, 8, 6, dtype=torch.float64)
+    score = prepare("zscore", channels=1).normalize
+    torch.testing.assert_close(score(images * 0.3 + 0.2), score(images))
+
+
+@pytest.mark.parametrize("value", [0.0, 0.3, 1.0])
+def test_a_constant_among_others_becomes_nearly_0_and_harms_none(value: float) -> None:
+    images = torch.rand(3, 3, 16, 16)
+    expected = prepare("zscore").normalize(images)
+    images[1] = value
+    scored = prepare("zscore").normalize(images)
+    assert scored[1].abs().max() < 0.2
+    torch.testing.assert_close(scored[[0, 2]], expected[[0, 2]])
+
+
+def test_only_z_scores_refuse_constants() -> None:
+    assert [prepare(n).refuses_constants for n in ("imagenet", "zscore", "none")] == [
+        False,
+        True,
+        False,
+    ]
 
 
 # Records
 
 
-@pytest.mark.parametrize("intensity_range", [None, (0.0, 4095.0)])
-@pytest.mark.parametrize("normalization", ["imagenet", "none"])
+@pytest.mark.parametrize("intensity_range", [None, (0.0, 4095.0), "image"])
+@pytest.mark.parametrize("normalization", ["imagenet", "zscore", "none"])
+@pytest.mark.parametrize("slice_axis", [0, 2])
 def test_a_preparation_comes_back_from_its_record_through_json_or_not(
-    normalization: str, intensity_range: tuple[float, float] | None
+    normalization: str, intensity_range: Any, slice_axis: int
 ) -> None:
-    preparation = Preparation((64, 32), 1, normalization, intensity_range)
+    preparation = Preparation((64, 32), 1, normalization, intensity_range, slice_axis)
     record = preparation._asdict()
     assert Preparation.from_record(record) == preparation
     back = Preparation.from_record(json.loads(json.dumps(record)))
     assert back == preparation
     assert isinstance(back.tile_size, tuple)
+
+
+def test_a_record_from_before_there_were_volumes_has_the_last_axis() -> None:
+    assert Preparation.from_record(RECORD).slice_axis == 2
 
 
 def test_a_record_may_say_more() -> None:
@@ -92,6 +137,9 @@ def test_a_record_that_lacks_a_name_is_an_error(name: str) -> None:
         {"input_normalization": "z-score"},
         {"input_normalization": None},
         {"intensity_range": 4095},
+        {"intensity_range": "own"},
+        {"slice_axis": 3},
+        {"slice_axis": None},
         {"intensity_range": [0.0]},
         {"intensity_range": ["low", "high"]},
     ],

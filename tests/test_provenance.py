@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from recon import provenance
-from recon.provenance import describe_run, fingerprint, flatten
+from recon.provenance import among, describe_run, fingerprint, flatten, members
 
 NAMES = ["a/1.png", "b/2.png"]
 
@@ -141,3 +141,22 @@ def test_the_commit_of_the_checkout_is_stated_and_marked_where_files_differ(
     assert describe_run()["commit"] == commit
     file.write_text("two", encoding="utf-8")
     assert describe_run()["commit"] == f"{commit}-dirty"
+
+
+# Slices of volumes
+
+
+def test_the_fingerprint_of_slices_is_over_the_size_of_their_volume(tmp_path: Path) -> None:
+    names = ["a.nii@000", "a.nii@001"]
+    before = fingerprint(names, fill(tmp_path / "before", {"a.nii": 3}))
+    assert fingerprint(names, fill(tmp_path / "same", {"a.nii": 3})) == before
+    assert fingerprint(names, fill(tmp_path / "after", {"a.nii": 4})) != before
+    assert fingerprint(names[:1], fill(tmp_path / "fewer", {"a.nii": 3})) != before
+
+
+def test_slices_are_members_by_the_content_of_their_volume_and_their_number(tmp_path: Path) -> None:
+    fill(tmp_path, {"a.nii": 9, "copy.nii": 9, "other.nii": 8})
+    known = members([f"{tmp_path}/a.nii@000", f"{tmp_path}/a.nii@001"], 2)
+    assert known is not None
+    assert among([f"{tmp_path}/copy.nii@{index:03}" for index in range(5)], known) == 2
+    assert among([f"{tmp_path}/other.nii@000", f"{tmp_path}/copy.nii"], known) == 0

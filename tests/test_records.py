@@ -2,12 +2,32 @@ import os
 
 import pytest
 
-from recon.evaluation.records import COLUMNS, NUMBER_FORMATS, Record, visible
+from recon.evaluation.records import (
+    COLUMNS,
+    NOISY,
+    NUMBER_FORMATS,
+    NoisyInput,
+    Record,
+    visible,
+)
 
 
 def test_every_column_is_a_field_and_every_number_has_a_format() -> None:
-    assert len(COLUMNS) == len(Record._fields)
-    assert tuple(NUMBER_FORMATS) == COLUMNS[1:]
+    assert len(COLUMNS) == len(Record._fields) - 1  # The noisy input has columns of its own.
+    assert len(NOISY) == len(NoisyInput._fields)
+    assert tuple(NUMBER_FORMATS) == COLUMNS[1:] + NOISY
+
+
+def test_metrics_bear_the_headings_of_their_columns() -> None:
+    plain = Record("a.png", 0.1, 10.0, 0.5, 8, 9)
+    assert plain.metrics() == {"MSE": 0.1, "PSNR": 10.0, "SSIM": 0.5}
+    noisy = plain._replace(noisy=NoisyInput(0.2, 7.0, 0.3, 3.0))
+    assert noisy.metrics() == plain.metrics() | {
+        "Noisy MSE": 0.2,
+        "Noisy PSNR": 7.0,
+        "Noisy SSIM": 0.3,
+        "PSNR Gain": 3.0,
+    }
 
 
 @pytest.mark.parametrize("name", ["a/b c.png", "ünï 好 🙂.png", "C:\\tiles\\new.png", "=1+1", ""])

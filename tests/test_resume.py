@@ -61,9 +61,9 @@ def end_of(folder: Path) -> dict[str, Any]:
     """What decides all that would follow: weights, moments, averages, random state, best epoch."""
     saved = torch.load(folder / LAST, weights_only=True)
     state = saved["run"]["state"]
-    history = [row[:6] for row in state["history"]]
+    history = [[*row[:6], row[8]] for row in state["history"]]
     kept = {name: saved["run"][name] for name in ("average", "random", "scaler")}
-    best = [state[name] for name in ("epoch", "step", "best_epoch", "best_loss", "loss_sum")]
+    best = [state[name] for name in ("epoch", "step", "best_epoch", "best_loss", "sums")]
     return spelled(
         [
             saved["model_state_dict"],

@@ -3,7 +3,7 @@ from itertools import pairwise
 
 import pytest
 
-from recon.training.schedule import learning_rate
+from recon.training.schedule import learning_rate, rising
 
 
 def rates(steps: int, schedule: str, warmup_fraction: float) -> list[float]:
@@ -51,3 +51,13 @@ def test_every_step_of_the_shortest_runs_learns(
     schedule: str, warmup_fraction: float, steps: int
 ) -> None:
     assert all(0 < rate <= 2.0 for rate in rates(steps, schedule, warmup_fraction))
+
+
+def test_a_weight_rises_from_zero_and_stays_at_its_full_value() -> None:
+    weights = [rising(step, 10, full=3.0, warmup=0.5) for step in range(10)]
+    assert weights[:6] == pytest.approx([0.0, 0.6, 1.2, 1.8, 2.4, 3.0])
+    assert weights[5:] == [3.0] * 5
+
+
+def test_without_a_warm_up_a_weight_is_full_from_the_start() -> None:
+    assert rising(0, 10, full=3.0, warmup=0.0) == 3.0

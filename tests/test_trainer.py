@@ -15,6 +15,7 @@ from recon.errors import InterruptedRunError, UserError
 from recon.models.preparation import Preparation
 from recon.ranks import Ranks
 from recon.training.keeper import Keeper
+from recon.training.sums import Sums
 from recon.training.trainer import Trainer
 
 MakeTrainer = Callable[..., Trainer]
@@ -267,11 +268,11 @@ def test_the_sums_of_a_resumed_epoch_count_once_over_the_ranks(
     rank: int, images: int, make_trainer: MakeTrainer, random_images: Images
 ) -> None:
     trainer = make_trainer(random_images(10), epochs=1)
-    trainer.state.loss_sum, trainer.state.images, trainer.state.seconds = 55.0, 100, 1.0
+    trainer.state.sums, trainer.state.seconds = Sums(images=100, loss=55.0), 1.0
     trainer.ranks = Ranks(rank, 2)
     trainer.ranks.gather = lambda item: [item]
     seen: list[int] = []
-    trainer._close_epoch = lambda: (seen.append(trainer.state.images), close())
+    trainer._close_epoch = lambda: (seen.append(trainer.state.sums.images), close())
     close = partial(type(trainer)._close_epoch, trainer)
     trainer.fit(ignore)
     assert seen == [images]

@@ -18,6 +18,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from recon.files import file_of
+
 __all__ = ["CachedDataset", "FileStore", "MemoryStore", "Store", "open_store"]
 
 logger = logging.getLogger("recon")
@@ -156,7 +158,7 @@ class CachedDataset:
 
     def _key(self, index: int) -> bytes:
         path = self.dataset.paths[index]
-        status = os.stat(path)  # noqa: PTH116 - twice as fast as Path.stat, for every tile
+        status = os.stat(file_of(path))  # noqa: PTH116 - twice as fast as Path.stat, for every tile
         facts = f"{self.options} {status.st_size} {status.st_mtime_ns} ".encode()
         return hashlib.blake2b(facts + os.fsencode(path), digest_size=KEY).digest()
 

@@ -1,23 +1,26 @@
-"""The facts of one image file, without its pixels: what it is, how it looks, what is wrong with it.
+"""The facts of one image, without its pixels: what it is, how it looks, what is wrong with it.
 
 Pixels are (C, H, W): uint8 in 0..255, or float32 in [0, 1]; C = 3 (RGB) or 1 (grey). Grey levels
 are (H, W) float32 in 0..255. Digests and hashes are 64-bit numbers, so that 100 000 images take
 some megabytes; that two of a million different images share a digest has a chance of 3e-8.
 """
 
+import gzip
 import hashlib
 import logging
 import os
 import warnings
-from collections.abc import Callable
-from contextlib import suppress
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from stat import S_ISREG
-from typing import Any, BinaryIO, NamedTuple
+from typing import Any, BinaryIO, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
+
+from recon.files import file_of
 
 __all__ = [
     "AMBIGUOUS",
@@ -40,6 +43,11 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TIFF_MODES = {0: "L", 1: "L", 2: "RGB", 3: "P", 5: "CMYK", 6: "YCbCr", 8: "LAB"}
 TIFF_KINDS = {2: " signed", 3: " float"}  # TIFF 6.0, sample format
 PNG_BIT_DEPTH = 24  # the byte that says it
+NIFTI_KINDS = {"i": " signed", "f": " float"}
+# The length of its header, of either version and byte order, or gzip.
+NIFTI_MAGIC = (b"\\\1\0\0", b"\0\0\1\\", b"\x1c\2\0\0", b"\0\0\2\x1c", b"\x1f\x8b")
+NIFTI_HEADER = 540  # bytes, of the longer version
+DICOM_MAGIC, DICOM_START = b"DICM", 128
 
 LUMA = (0.299, 0.587, 0.114)  # ITU-R BT.601
 EDGE, LOW = 32, 8  # pixels of the thumbnail; frequencies of it, either way
@@ -113,7 +121,8 @@ def lost_image(path: str) -> Facts:
 
 
 def _place(path: str) -> int:
-    return _digest(os.fsencode(os.path.realpath(path)))
+    file = file_of(path)
+    return _digest(os.fsencode(os.path.realpath(file) + path[len(file) :]))
 
 
 def _problem(path: str, error: Exception) -> str:
@@ -122,7 +131,7 @@ def _problem(path: str, error: Exception) -> str:
     if str(error.__cause__ or error).startswith(AMBIGUOUS):
         return AMBIGUOUS
     try:
-        status = Path(path).stat()
+        status = Path(file_of(path)).stat()
         return EMPTY if S_ISREG(status.st_mode) and status.st_size == 0 else UNREADABLE
     except FileNotFoundError:
         return VANISHED
@@ -164,20 +173,41 @@ def _digest(*parts: bytes | memoryview) -> int:
 
 def _header(path: str) -> Facts:
     """What the first bytes of a file say; nothing where they are damaged."""
-    facts = Facts(_place(path))
-    tifffile_logger = logging.getLogger("tifffile")
-    before, tifffile_logger.disabled = tifffile_logger.disabled, True
-    # Decoders raise and warn about anything on damaged bytes; the reason is the reader's to give.
-    with suppress(Exception), warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        if Path(path).is_file():  # A FIFO would hang.
-            with Path(path).open("rb") as stream:
-                first = stream.read(PNG_BIT_DEPTH + 1)
-                stream.seek(0)
-                is_tiff = first[:4] in TIFF_MAGIC
-                facts = _tiff(facts, stream) if is_tiff else _other(facts, stream, first)
-    tifffile_logger.disabled = before
+    facts, file = Facts(_place(path)), Path(file_of(path))
+    # Decoders raise anything on damaged bytes; the reason is the reader's to give.
+    with suppress(Exception), _quiet():
+        if file.is_file():  # A FIFO would hang.
+            with file.open("rb") as stream:
+                facts = _facts(facts, stream)
     return facts
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Keep what decoders say about damaged bytes off the screen."""
+    loggers = [logging.getLogger(name) for name in ("tifffile", "nibabel.global", "pydicom")]
+    before = [logger.disabled for logger in loggers]
+    try:
+        for logger in loggers:
+            logger.disabled = True
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for logger, was_disabled in zip(loggers, before, strict=True):
+            logger.disabled = was_disabled
+
+
+def _facts(facts: Facts, stream: BinaryIO) -> Facts:
+    first = stream.read(DICOM_START + len(DICOM_MAGIC))
+    stream.seek(0)
+    if first[:4] in TIFF_MAGIC:
+        return _tiff(facts, stream)
+    if first.startswith(NIFTI_MAGIC):
+        return _nifti(facts, stream)
+    if first[DICOM_START:] == DICOM_MAGIC:
+        return _dicom(facts, stream)
+    return _other(facts, stream, first)
 
 
 def _other(facts: Facts, stream: BinaryIO, first: bytes) -> Facts:
@@ -204,3 +234,32 @@ def _tiff(facts: Facts, stream: BinaryIO) -> Facts:
             width=int(page.imagewidth),
             height=int(page.imagelength),
         )
+
+
+def _nifti(facts: Facts, stream: BinaryIO) -> Facts:
+    import nibabel
+
+    is_packed = stream.read(2) == NIFTI_MAGIC[-1]
+    stream.seek(0)
+    first = (gzip.GzipFile(fileobj=stream) if is_packed else stream).read(NIFTI_HEADER)
+    is_second = NIFTI_HEADER in (int.from_bytes(first[:4], order) for order in ("little", "big"))
+    kind = cast(Any, nibabel.Nifti2Header if is_second else nibabel.Nifti1Header)
+    dtype = kind(first[: kind.sizeof_hdr]).get_data_dtype()
+    mode = "L" + NIFTI_KINDS.get(dtype.kind, "")
+    return facts._replace(format="NIfTI", mode=mode, bits=8 * dtype.itemsize)
+
+
+def _dicom(facts: Facts, stream: BinaryIO) -> Facts:
+    import pydicom
+
+    facts = facts._replace(format="DICOM")
+    if pydicom.filereader.read_file_meta_info(stream.name).TransferSyntaxUID.is_deflated:
+        return facts  # A bomb would take all memory.
+    dataset = pydicom.dcmread(stream, stop_before_pixels=True)
+    signed = " signed" if dataset.PixelRepresentation else ""
+    return facts._replace(
+        mode=("L" if dataset.SamplesPerPixel == 1 else "RGB") + signed,
+        bits=int(dataset.BitsStored),
+        width=int(dataset.Columns),
+        height=int(dataset.Rows),
+    )

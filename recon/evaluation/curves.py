@@ -100,10 +100,15 @@ def _draw(
 
 
 def _dress(axes: Axes, title: str, unit: str) -> None:
-    axes.set_title(title, loc="left", fontsize=11, color=GREY)
-    axes.set_xlabel("Epoch", color=GREY)
-    axes.set_ylabel(unit, color=GREY)
+    dress(axes, title, "Epoch", unit)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def dress(axes: Axes, title: str, across: str, up: str) -> None:
+    """Give axes the look of all curves: title, labels, grid, no frame."""
+    axes.set_title(title, loc="left", fontsize=11, color=GREY)
+    axes.set_xlabel(across, color=GREY)
+    axes.set_ylabel(up, color=GREY)
     axes.tick_params(colors=GREY)
     axes.grid(color="#e6e9ed", linewidth=0.8)
     axes.set_axisbelow(True)

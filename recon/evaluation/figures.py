@@ -174,7 +174,7 @@ def to_picture(images: Tensor) -> NDArray[np.uint8]:
     """
     if images.ndim != 4 or images.shape[1] not in (1, 3):
         raise ValueError(f"images must be (N, 1 or 3, H, W), got {tuple(images.shape)}")
-    levels = images.detach().float().clamp(0, 1).mul(255).round().to(torch.uint8)
+    levels = images.detach().float().clamp(0, 1).mul_(255).round_().to(torch.uint8)
     pictures: NDArray[np.uint8] = levels.permute(0, 2, 3, 1).contiguous().cpu().numpy()
     return pictures[..., 0] if images.shape[1] == 1 else pictures
 

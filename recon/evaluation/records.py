@@ -12,6 +12,22 @@ from typing import NamedTuple
 _UNSHOWABLE = re.compile("[\x00-\x1f\x7f-\x9f\u2028\u2029\ud800-\udfff\ufffe\uffff]")
 
 
+class NoisyInput(NamedTuple):
+    """How far from the clean image what a denoising network was fed is.
+
+    Attributes:
+        mse: As in `Record`.
+        psnr: In dB.
+        ssim: In [-1, 1].
+        gain: PSNR of the reconstruction less that of the noisy image, in dB.
+    """
+
+    mse: float
+    psnr: float
+    ssim: float
+    gain: float
+
+
 class Record(NamedTuple):
     """Metrics of one image.
 
@@ -22,6 +38,7 @@ class Record(NamedTuple):
         ssim: Structural similarity in [-1, 1].
         width: Width in pixels.
         height: Height in pixels.
+        noisy: Of the noisy image; None where no noise was added.
     """
 
     path: str
@@ -30,12 +47,32 @@ class Record(NamedTuple):
     ssim: float
     width: int
     height: int
+    noisy: NoisyInput | None = None
+
+    def metrics(self) -> dict[str, float]:
+        """Every metric by the heading of its column."""
+        own = dict(zip(METRICS, self[1:4], strict=True))
+        return own if self.noisy is None else own | dict(zip(NOISY, self.noisy, strict=True))
 
 
-COLUMNS = ("Image Path", "MSE", "PSNR", "SSIM", "Width", "Height")
+METRICS = ("MSE", "PSNR", "SSIM")
+COLUMNS = ("Image Path", *METRICS, "Width", "Height")
 """Headings of the fields of a Record, in their order."""
 
-NUMBER_FORMATS = {"MSE": "0.000000", "PSNR": "0.00", "SSIM": "0.0000", "Width": "0", "Height": "0"}
+NOISY = ("Noisy MSE", "Noisy PSNR", "Noisy SSIM", "PSNR Gain")
+"""Headings that follow where noise was added."""
+
+NUMBER_FORMATS = {
+    "MSE": "0.000000",
+    "PSNR": "0.00",
+    "SSIM": "0.0000",
+    "Width": "0",
+    "Height": "0",
+    "Noisy MSE": "0.000000",
+    "Noisy PSNR": "0.00",
+    "Noisy SSIM": "0.0000",
+    "PSNR Gain": "0.00",
+}
 """How a spreadsheet displays each column; the stored values keep their full precision."""
 
 

@@ -12,7 +12,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from recon.evaluation.records import Record
+from recon.evaluation.records import METRICS, Record
 
 LISTED = 5
 """How many of the worst and of the best images a summary names."""
@@ -48,12 +48,14 @@ class Summary(NamedTuple):
         identical: Number of images whose reconstruction is identical (MSE 0, PSNR infinite).
         worst: Images of lowest SSIM, the lowest first.
         best: Images of highest SSIM, the highest first.
+        facts: Names and values of what is said of all images together.
     """
 
     statistics: list[Statistics]
     identical: int
     worst: list[Record]
     best: list[Record]
+    facts: tuple[tuple[str, float], ...] = ()
 
 
 def summarise(values: Mapping[str, NDArray[np.float64]]) -> list[Statistics]:
@@ -108,19 +110,19 @@ def _quality(record: Record) -> float:
 
 
 class Tally:
-    """Gathers what a Summary needs while records stream by: 24 bytes per image."""
+    """Gathers what a Summary needs while records stream by: 8 bytes per image and metric."""
 
     def __init__(self) -> None:
-        self._values = {"MSE": array("d"), "PSNR": array("d"), "SSIM": array("d")}
+        self._values = {metric: array("d") for metric in METRICS}
         self._identical = 0
         self._extremes = Extremes()
 
     def add(self, records: Iterable[Record]) -> None:
         """Take more images into account."""
         records = list(records)
-        self._values["MSE"].extend(record.mse for record in records)
-        self._values["PSNR"].extend(record.psnr for record in records)
-        self._values["SSIM"].extend(record.ssim for record in records)
+        for record in records:
+            for metric, value in record.metrics().items():
+                self._values.setdefault(metric, array("d")).append(value)
         self._identical += sum(record.mse == 0 for record in records)
         self._extremes.add(records)
 

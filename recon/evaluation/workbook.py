@@ -11,7 +11,7 @@ is, since a guarding apostrophe would change the data for every program that rea
 """
 
 import csv
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from itertools import islice
 from pathlib import Path
 from types import TracebackType
@@ -19,7 +19,7 @@ from types import TracebackType
 from openpyxl.cell import Cell
 from openpyxl.worksheet.worksheet import Worksheet
 
-from recon.evaluation.records import COLUMNS, NUMBER_FORMATS, Record, visible
+from recon.evaluation.records import COLUMNS, METRICS, NUMBER_FORMATS, Record, visible
 from recon.evaluation.sheets import (
     SHEET_ROWS,
     Value,
@@ -42,14 +42,16 @@ class RecordWriter:
     Until then the files bear the suffix ``.partial``. Leaving the ``with`` block by an exception,
     or without ``finish``, removes them and leaves files of an earlier run untouched.
 
+    The columns are ``COLUMNS``, and ``NOISY`` after them where records hold a noisy input.
+
     Example:
         with RecordWriter(Path("m.csv"), Path("m.xlsx")) as writer:
             writer.write(records)
             writer.finish(tally.summary(), {"weights": "Final_Model_AE_MSE.pth"})
     """
 
-    def __init__(self, csv_path: Path, xlsx_path: Path) -> None:
-        self._paths = (csv_path, xlsx_path)
+    def __init__(self, csv_path: Path, xlsx_path: Path, columns: Sequence[str] = COLUMNS) -> None:
+        self._paths, self._columns = (csv_path, xlsx_path), columns
         for path in self._paths:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._file = partial_name(csv_path).open("w", newline="", encoding="utf-8")
@@ -57,7 +59,7 @@ class RecordWriter:
 
     def __enter__(self) -> "RecordWriter":
         try:
-            self._writer.writerow(COLUMNS)
+            self._writer.writerow(self._columns)
         except OSError:
             self._discard()
             raise
@@ -69,7 +71,7 @@ class RecordWriter:
         Args:
             records: One per image, in the order in which the rows shall stand.
         """
-        self._writer.writerows(_fields(record) for record in records)
+        self._writer.writerows(_fields(record, self._columns) for record in records)
         self._file.flush()
 
     def finish(self, summary: Summary, run: Mapping[str, str]) -> None:
@@ -102,14 +104,10 @@ class RecordWriter:
                 partial_name(path).unlink(missing_ok=True)
 
 
-def _fields(record: Record) -> list[str]:
-    numbers = (float(record.mse), float(record.psnr), float(record.ssim))
-    return [
-        visible(record.path),
-        *map(repr, numbers),
-        str(record.width),
-        str(record.height),
-    ]
+def _fields(record: Record, columns: Sequence[str]) -> list[str]:
+    fields = {name: repr(float(value)) for name, value in record.metrics().items()}
+    fields |= {"Width": str(record.width), "Height": str(record.height)}
+    return [visible(record.path), *(fields[name] for name in columns[1:])]
 
 
 def write_workbook(
@@ -118,7 +116,7 @@ def write_workbook(
     """Make the three-sheet workbook from the rows of a csv.
 
     Args:
-        csv_path: Records with the headings ``COLUMNS``.
+        csv_path: Records under their headings.
         xlsx_path: Workbook to write.
         summary: What the sheet "Summary" shows.
         run: What the sheet "Run" shows.
@@ -132,16 +130,17 @@ def write_workbook(
 
 def _fill_metrics(sheet: Worksheet, csv_path: Path) -> int:
     """Write the first rows of the csv; return how many rows the csv has."""
-    set_columns(sheet, [64, *[12] * (len(COLUMNS) - 1)], frozen="A2")
-    cells = [make_cell(sheet, "", NUMBER_FORMATS.get(column, "General")) for column in COLUMNS]
     with csv_path.open(newline="", encoding="utf-8") as file:
         rows = csv.reader(file)
-        sheet.append(make_header(sheet, next(rows)))
+        columns = next(rows)
+        set_columns(sheet, [64, *[12] * (len(columns) - 1)], frozen="A2")
+        cells = [make_cell(sheet, "", NUMBER_FORMATS.get(column, "General")) for column in columns]
+        sheet.append(make_header(sheet, columns))
         written = 0
         for row in islice(rows, SHEET_ROWS):
             sheet.append(_refill(cells, row))
             written += 1
-        sheet.auto_filter.ref = f"A1:{chr(64 + len(COLUMNS))}{written + 1}"
+        sheet.auto_filter.ref = f"A1:{chr(64 + len(columns))}{written + 1}"
         return written + sum(1 for _ in rows)
 
 
@@ -164,7 +163,7 @@ def _fill_summary(sheet: Worksheet, summary: Summary, rows: int) -> None:
         sheet.append([make_cell(sheet, value) for value in note])
     for title, listed in (("Worst by SSIM", summary.worst), ("Best by SSIM", summary.best)):
         sheet.append([])
-        sheet.append(make_header(sheet, [title, *COLUMNS[1:4]]))
+        sheet.append(make_header(sheet, [title, *METRICS]))
         for record in listed:
             sheet.append(_record_row(sheet, record))
 
@@ -172,6 +171,7 @@ def _fill_summary(sheet: Worksheet, summary: Summary, rows: int) -> None:
 def _notes(summary: Summary, rows: int) -> Iterator[tuple[Value, ...]]:
     yield ("Images evaluated", rows)
     yield ("Identical reconstructions (PSNR infinite, left out of its row)", summary.identical)
+    yield from summary.facts
     if rows > SHEET_ROWS:
         yield (f"The sheet Metrics holds the first {SHEET_ROWS} images; the csv holds all", rows)
 
@@ -183,7 +183,7 @@ def _statistics_row(sheet: Worksheet, entry: Statistics) -> list[Cell]:
 
 
 def _record_row(sheet: Worksheet, record: Record) -> list[Cell]:
-    numbers = zip(COLUMNS[1:4], record[1:4], strict=True)
+    numbers = zip(METRICS, record[1:4], strict=True)
     return [
         make_cell(sheet, record.path),
         *(make_cell(sheet, value, NUMBER_FORMATS[column]) for column, value in numbers),

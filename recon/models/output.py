@@ -3,13 +3,13 @@
 Images are (N, C, H, W) float tensors, prepared as the network expects them.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import NamedTuple, Protocol, cast, runtime_checkable
 
 import torch
 from torch import Tensor, nn
 
-__all__ = ["Adaptive", "Output", "encode", "reconstruct", "sigmoid_output"]
+__all__ = ["Adaptive", "Output", "encode", "joined", "reconstruct", "sigmoid_output"]
 
 
 class Output(NamedTuple):
@@ -20,6 +20,10 @@ class Output(NamedTuple):
     penalty: Tensor  # (N,), added to the objective
     logits: Tensor | None = None  # (N, C, H, W), of which the reconstruction is the sigmoid
     codes: Tensor | None = None  # (N, h, w) int64, numbers of entries of a codebook
+
+    def detached(self) -> "Output":
+        """The same without its gradients."""
+        return Output(*(None if part is None else part.detach() for part in self))  # type: ignore[arg-type]
 
 
 @runtime_checkable
@@ -48,6 +52,12 @@ def reconstruct(model: nn.Module, images: Tensor) -> Output:
         count = result.shape[0]
         return Output(result, result.new_empty((count, 0)), result.new_zeros(count))
     return Output(*result)
+
+
+def joined(outputs: Sequence[Output]) -> Output:
+    """The pieces of a batch as one."""
+    columns = zip(*outputs, strict=True)
+    return Output(*(None if c[0] is None else torch.cat(c) for c in columns))  # type: ignore[arg-type]
 
 
 def sigmoid_output(logits: Tensor, latent: Tensor, penalty: Tensor | None = None) -> Output:

@@ -1,15 +1,19 @@
 """How images are prepared for a network: stored with its weights, so that no use can differ."""
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from torch import Tensor
 
-__all__ = ["Preparation"]
+__all__ = ["IntensityRange", "Preparation"]
+
+IntensityRange = tuple[float, float] | Literal["image"] | None
 
 # Means and standard deviations of the ImageNet training images, in [0, 1], RGB.
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+NORMALIZATIONS = ("imagenet", "zscore", "none")
+FLAT = 1e-6  # a deviation below it is rounding: images become nearly 0, not noise or NaN
 
 
 class Preparation(NamedTuple):
@@ -17,13 +21,27 @@ class Preparation(NamedTuple):
 
     tile_size: tuple[int, int]  # pixels, (height, width)
     channels: int
-    input_normalization: str  # "imagenet" or "none"
-    intensity_range: tuple[float, float] | None
+    input_normalization: str  # one of NORMALIZATIONS
+    intensity_range: IntensityRange
+    slice_axis: int = 2  # along which volumes are cut into images
+
+    @property
+    def refuses_constants(self) -> bool:
+        """Whether an image of a single value cannot be normalised."""
+        return self.input_normalization == "zscore"
 
     def normalize(self, images: Tensor) -> Tensor:
-        """Normalise images in [0, 1], (N, C, H, W), as the network expects its input."""
+        """Normalise images in [0, 1], (N, C, H, W), as the network expects its input.
+
+        By "zscore" each image alone gets mean 0 and (population) deviation 1 over its channels and
+        pixels. What is constant, as a crop of an image may be, becomes 0.
+        """
         if self.input_normalization == "none":
             return images
+        if self.input_normalization == "zscore":
+            axes = (1, 2, 3)
+            centred = images - images.mean(axes, keepdim=True)
+            return centred / centred.std(axes, correction=0, keepdim=True).clamp_min(FLAT)
         mean, std = (images.new_tensor(v) for v in (IMAGENET_MEAN, IMAGENET_STD))
         if self.channels == 1:
             mean, std = mean.mean(0, keepdim=True), std.mean(0, keepdim=True)
@@ -39,13 +57,17 @@ class Preparation(NamedTuple):
         try:
             height, width = record["tile_size"]
             span = record["intensity_range"]
-            if record["input_normalization"] not in ("imagenet", "none"):
+            if record["input_normalization"] not in NORMALIZATIONS:
                 raise ValueError(f"unknown input_normalization {record['input_normalization']!r}")
+            slice_axis = int(record.get("slice_axis", 2))  # older records hold no volumes
+            if slice_axis not in (0, 1, 2):
+                raise ValueError(f"slice_axis must be 0, 1 or 2, got {slice_axis}")
             return cls(
                 (int(height), int(width)),
                 int(record["channels"]),
                 str(record["input_normalization"]),
-                None if span is None else (float(span[0]), float(span[1])),
+                span if span in (None, "image") else (float(span[0]), float(span[1])),
+                slice_axis,
             )
         except (LookupError, TypeError, ValueError) as error:
             raise ValueError(f"not a record of an input preparation: {error!r}") from None

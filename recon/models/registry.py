@@ -6,6 +6,10 @@ from typing import NamedTuple
 from torch import nn
 
 from recon.errors import UserError
+from recon.models.dense import DenseAutoEncoder, VariationalAutoEncoder
+from recon.models.residual import ResidualAutoEncoder
+from recon.models.unet import UNet
+from recon.models.vqvae import VectorQuantizedAutoEncoder
 
 __all__ = ["BUILDERS", "Builder", "Form", "Options", "build_model"]
 
@@ -35,7 +39,25 @@ class Options(NamedTuple):
 Builder = Callable[[int], nn.Module]  # `Auto_encoder.AutoEncoder`, from the number of channels
 Build = Callable[[Form, Options], nn.Module]
 
-BUILDERS: dict[str, Build] = {}
+BUILDERS: dict[str, Build] = {
+    "dense": lambda form, options: DenseAutoEncoder(*form, options.latent_dim),
+    "residual": lambda form, options: ResidualAutoEncoder(
+        form.channels,
+        options.residual_blocks,
+        latent_channels=options.latent_channels,
+        activation=options.activation,
+    ),
+    "unet": lambda form, options: UNet(form.channels, options.unet_width),
+    "vae": lambda form, options: VariationalAutoEncoder(*form, options.latent_dim),
+    "vqvae": lambda form, options: VectorQuantizedAutoEncoder(
+        form.channels,
+        options.codebook,
+        codebook_size=options.codebook_size,
+        code_dim=options.code_dim,
+        commitment=options.commitment,
+        codebook_decay=options.codebook_decay,
+    ),
+}
 
 
 def build_model(

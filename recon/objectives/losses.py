@@ -9,7 +9,9 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
+from torch.nn import functional
 
+from recon.objectives.ms_ssim import ms_ssim
 from recon.objectives.ssim import full_precision, ssim
 
 __all__ = ["TERMS", "Objective", "Prediction", "Term"]
@@ -21,6 +23,9 @@ class Prediction(NamedTuple):
     reconstruction: Tensor  # (N, C, H, W) in [0, 1], in any floating precision
     logits: Tensor | None = None  # of which it is the sigmoid, where the network gives them
 
+
+# The least that float32 resolves below 1: probabilities are kept this far from 0 and 1.
+LEAST_PROBABILITY = torch.finfo(torch.float32).eps
 
 Term = Callable[[Prediction, Tensor], Tensor]  # of the prediction and its target, (N,)
 
@@ -40,7 +45,41 @@ def dissimilarity(prediction: Prediction, target: Tensor) -> Tensor:
     return 1 - ssim(prediction.reconstruction, target)
 
 
-TERMS: dict[str, Term] = {"mse": mse, "l1": l1, "ssim": dissimilarity}
+def multiscale_dissimilarity(prediction: Prediction, target: Tensor) -> Tensor:
+    """1 - MS-SSIM, (N,): 0 for equal images."""
+    return 1 - ms_ssim(prediction.reconstruction, target)
+
+
+def bce(prediction: Prediction, target: Tensor) -> Tensor:
+    """Mean binary cross entropy over channels and pixels, (N,), in nats.
+
+    From the logits where the network gives them. Otherwise from the reconstruction, kept between
+    1.2e-7 and 1 - 1.2e-7: a pixel costs at most 15.9. Equal images cost their own entropy, 0 only
+    where every value is 0 or 1.
+
+    Raises:
+        ValueError: If the target leaves [0, 1]. Looked at on CPUs alone: GPUs would be waited for.
+    """
+    if target.is_cpu and not ((target >= 0) & (target <= 1)).all():
+        lowest, highest = target.aminmax()
+        raise ValueError(f"target must be in 0..1, got {lowest:g}..{highest:g}")
+    if prediction.logits is not None:
+        logits = prediction.logits.float()
+        costs = functional.binary_cross_entropy_with_logits(logits, target, reduction="none")
+    else:
+        probabilities = prediction.reconstruction.float()
+        probabilities = probabilities.clamp(LEAST_PROBABILITY, 1 - LEAST_PROBABILITY)
+        costs = functional.binary_cross_entropy(probabilities, target, reduction="none")
+    return costs.flatten(1).mean(1)
+
+
+TERMS: dict[str, Term] = {
+    "mse": mse,
+    "l1": l1,
+    "ssim": dissimilarity,
+    "ms_ssim": multiscale_dissimilarity,
+    "bce": bce,
+}
 
 
 class Objective:

@@ -12,7 +12,16 @@ from pytorch_msssim import SSIM
 from pytorch_msssim.ssim import gaussian_filter
 from torch import Tensor
 
-__all__ = ["WINDOW", "full_precision", "ssim"]
+__all__ = [
+    "WINDOW",
+    "check_images",
+    "compare_locally",
+    "full_precision",
+    "luminance",
+    "ssim",
+    "structure",
+    "window_band",
+]
 
 WINDOW = 11  # pixels
 SIGMA = 1.5  # pixels
@@ -45,15 +54,23 @@ def ssim(reconstruction: Tensor, target: Tensor) -> Tensor:
     Source:
         doi:10.1109/TIP.2003.819861
     """
-    _check(reconstruction, target)
+    check_images(reconstruction, target)
     with full_precision(target.device):
         images = [x if x.dtype == torch.float64 else x.float() for x in (reconstruction, target)]
-        return _ssim_map(*images).flatten(1).mean(1)
+        light, shape = compare_locally(*images)
+        return (light * shape).flatten(1).mean(1)
 
 
-def _ssim_map(x: Tensor, y: Tensor) -> Tensor:
-    """SSIM around every pixel of the valid region, (N, C, H - 10, W - 10)."""
-    c1, c2 = (K1 * DYNAMIC_RANGE) ** 2, (K2 * DYNAMIC_RANGE) ** 2
+def compare_locally(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Compare the surroundings of every pixel of the valid region; the product is their SSIM.
+
+    Args:
+        x: (N, C, H, W), float32 or float64.
+        y: Of the same shape and type.
+
+    Returns:
+        Luminance in [0, 1], and contrast times structure in [-1, 1]; (N, C, H - 10, W - 10) each.
+    """
     centre_x, centre_y = (images.detach().mean((2, 3), keepdim=True) for images in (x, y))
     x, y = x - centre_x, y - centre_y
     filter_maps = _filter if x.dtype == torch.float32 else _filter_exactly
@@ -62,9 +79,20 @@ def _ssim_map(x: Tensor, y: Tensor) -> Tensor:
     variance_x = square_x - mean_x * mean_x
     variance_y = square_y - mean_y * mean_y
     covariance = product - mean_x * mean_y
-    mean_x, mean_y = mean_x + centre_x, mean_y + centre_y
-    luminance = (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
-    return luminance * (2 * covariance + c2) / (variance_x + variance_y + c2)
+    means = mean_x + centre_x, mean_y + centre_y
+    return luminance(*means), structure(variance_x + variance_y, covariance)
+
+
+def luminance(mean_x: Tensor, mean_y: Tensor) -> Tensor:
+    """How alike local means are, in [0, 1]: equation 6 of the paper."""
+    c1 = (K1 * DYNAMIC_RANGE) ** 2
+    return (2 * mean_x * mean_y + c1) / (mean_x**2 + mean_y**2 + c1)
+
+
+def structure(variances: Tensor, covariance: Tensor) -> Tensor:
+    """Contrast times structure, in [-1, 1], of the sum of the local variances: equation 13."""
+    c2 = (K2 * DYNAMIC_RANGE) ** 2
+    return (2 * covariance + c2) / (variances + c2)
 
 
 def _filter(maps: Tensor) -> Tensor:
@@ -79,19 +107,19 @@ def _filter_exactly(maps: Tensor) -> Tensor:
     """The same in float64, where CPUs have no fast convolution: products with banded matrices."""
     height, width = (edge - WINDOW + 1 for edge in maps.shape[-2:])
     rows = [
-        _band(min(BLOCK, height - y), maps.device) @ maps[:, :, y : y + BLOCK + WINDOW - 1]
+        window_band(min(BLOCK, height - y), maps.device) @ maps[:, :, y : y + BLOCK + WINDOW - 1]
         for y in range(0, height, BLOCK)
     ]
     lines = torch.cat(rows, dim=2)  # (N, C, height, W)
     columns = [
-        lines[..., x : x + BLOCK + WINDOW - 1] @ _band(min(BLOCK, width - x), maps.device).T
+        lines[..., x : x + BLOCK + WINDOW - 1] @ window_band(min(BLOCK, width - x), maps.device).T
         for x in range(0, width, BLOCK)
     ]
     return torch.cat(columns, dim=3)
 
 
 @lru_cache
-def _band(places: int, device: torch.device) -> Tensor:
+def window_band(places: int, device: torch.device) -> Tensor:
     """The window under each of some neighbouring places, (places, places + 10) float64."""
     offsets = torch.arange(WINDOW, dtype=torch.float64) - WINDOW // 2
     weights = torch.softmax(-(offsets**2) / (2 * SIGMA**2), dim=0)
@@ -125,13 +153,26 @@ def full_precision(device: torch.device) -> Iterator[None]:
         yield
 
 
-def _check(reconstruction: Tensor, target: Tensor) -> None:
+def check_images(
+    reconstruction: Tensor, target: Tensor, *, least: int = WINDOW, measure: str = "SSIM"
+) -> None:
+    """Refuse what cannot be compared.
+
+    Args:
+        reconstruction: Should be (N, C, H, W).
+        target: Should be of the same shape.
+        least: Pixels that an edge must have.
+        measure: That needs them.
+
+    Raises:
+        ValueError: If the shapes differ or an edge is shorter.
+    """
     if reconstruction.shape != target.shape or target.ndim != 4:
         raise ValueError(
             f"images must be two (N, C, H, W) tensors of one shape, "
             f"got {tuple(reconstruction.shape)} and {tuple(target.shape)}"
         )
-    if min(target.shape[-2:]) < WINDOW:
+    if min(target.shape[-2:]) < least:
         raise ValueError(
-            f"edges must be at least {WINDOW} pixels for SSIM, got {tuple(target.shape[-2:])}"
+            f"edges must be at least {least} pixels for {measure}, got {tuple(target.shape[-2:])}"
         )

@@ -14,12 +14,12 @@ from tqdm import tqdm
 from recon.analysis.findings import GLASS, UNREAD, Finding, ImageSet, Kind, find
 from recon.data.inspection import Facts, inspect_image, lost_image
 from recon.data.processes import map_isolated
-from recon.errors import UserError
 from recon.evaluation.image_check import CheckedImage, write_image_check
 from recon.evaluation.records import visible
 from recon.files import check_target
-from recon.pipeline.images import LISTED, Datasets, open_folder
-from recon.pipeline.models import CHANNELS, edges, preparation_of
+from recon.models.preparation import IntensityRange
+from recon.pipeline.images import LISTED, Datasets, open_folder, reading_of
+from recon.pipeline.models import edges, preparation_of
 from recon.provenance import describe_run, flatten
 from recon.settings import Settings
 
@@ -44,7 +44,14 @@ class Reader(Protocol):
     """`datasets.read_image`, or what stands in for it."""
 
     def __call__(
-        self, path: str, /, *, channels: int, intensity_range: tuple[float, float] | None
+        self,
+        path: str,
+        /,
+        *,
+        channels: int,
+        intensity_range: IntensityRange,
+        slice_axis: int,
+        refuse_constant: bool,
     ) -> NDArray[Any]: ...
 
 
@@ -85,11 +92,7 @@ def _inspect(settings: Settings, datasets: Datasets, read_image: Reader) -> list
         for name, setting in FOLDERS.items()
         if getattr(settings, setting)
     ]
-    read = partial(
-        read_image,
-        channels=CHANNELS[settings.color_mode],
-        intensity_range=settings.intensity_range,
-    )
+    read = partial(read_image, **reading_of(preparation))
     paths = (of_set[index] for _, of_set in opened for index in range(len(of_set)))
     facts = map_isolated(
         partial(inspect_image, read_image=read),
@@ -98,10 +101,7 @@ def _inspect(settings: Settings, datasets: Datasets, read_image: Reader) -> list
         lost=lost_image,
     )
     total = sum(len(of_set) for _, of_set in opened)
-    try:
-        looked = list(tqdm(facts, "Checking", total, leave=False, disable=None, unit="image"))
-    except ModuleNotFoundError as error:
-        raise UserError(f"{error}; pip install -r requirements.txt") from None
+    looked = list(tqdm(facts, "Checking", total, leave=False, disable=None, unit="image"))
     place, sets = 0, []
     for name, of_set in opened:
         end = place + len(of_set)

@@ -7,18 +7,18 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
-from tqdm import tqdm
-
-from recon.data.loaders import Batches, Failure, make_loader
 from recon.errors import UserError
-from recon.evaluation.evaluator import evaluate
 from recon.evaluation.pictures import PictureWriter, Selection, picture_names
-from recon.evaluation.records import Record, visible
+from recon.evaluation.records import COLUMNS, NOISY, visible
 from recon.evaluation.summary import Summary, Tally
 from recon.evaluation.workbook import RecordWriter
 from recon.files import check_target, check_writable, write_json
 from recon.models.registry import Builder
+from recon.pipeline.compression import CodeCount
+from recon.pipeline.denoising import corruption, noise_of, sweep_noise
+from recon.pipeline.generating import write_generated
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
+from recon.pipeline.measuring import Measured, Task, measure
 from recon.pipeline.models import LoadedModel, load_model
 from recon.pipeline.paths import Relatives, every
 from recon.provenance import among, describe_run, fingerprint, flatten
@@ -46,7 +46,7 @@ def run_evaluation(
 
     Args:
         settings: Of the run.
-        objective: "mse" or "ssim": chooses the settings' names.
+        objective: "mse", "ssim", "vae" or "vqvae": chooses the settings' names.
         auto_encoder: `Auto_encoder.AutoEncoder`.
         datasets: `datasets.ImageFolderDataset`.
         asked: Names of the settings given on the command line.
@@ -71,9 +71,15 @@ def run_evaluation(
         datasets, "folder_path_test", settings.folder_path_test, model.preparation
     )
     logger.info("Model: %s\nImages: %d below %s", path, len(dataset), settings.folder_path_test)
-    summary, unreadable = _write_results(model, dataset, settings, book, pictures, path)
+    sigma = noise_of(settings, model)
+    task = Task(settings, model, dataset, sigma, path, book, pictures)
+    if sigma > 0:
+        logger.info("Noise: standard deviation %g on what the network is fed", sigma)
+    summary, unreadable = _write_results(task)
     report_unreadable(unreadable)
     _report(summary)
+    sweep_noise(task)
+    write_generated(task)
     logger.info("Workbook: %s\nCsv: %s\nPictures: %s", book, book.with_suffix(".csv"), pictures)
     return summary
 
@@ -98,101 +104,73 @@ def _check_outputs(settings: Settings, objective: str, book: Path, pictures: Pat
     check_writable(pictures, f"recon_output_{objective}")
 
 
-def _write_results(
-    model: LoadedModel,
-    dataset: FolderDataset,
-    settings: Settings,
-    book: Path,
-    pictures: Path,
-    path: Path,
-) -> tuple[Summary, list[str]]:
+def _write_results(task: Task) -> tuple[Summary, list[str]]:
     """Evaluate every image and write all files; returns the figures and what was unreadable."""
-    tally, started = Tally(), time.perf_counter()
+    tally, codes, started = Tally(), CodeCount(task.model), time.perf_counter()
     unreadable: list[str] = []
+    columns = COLUMNS + NOISY if task.sigma > 0 else COLUMNS
     with ExitStack() as stack:
         writer = None
-        if model.runtime.ranks.first:
-            writer = stack.enter_context(RecordWriter(book.with_suffix(".csv"), book))
-        for records, failures in _evaluated(model, dataset, settings, pictures):
-            tally.add(records)
-            unreadable += [failure.reason for failure in failures]
+        if task.model.runtime.ranks.first:
+            table = RecordWriter(task.book.with_suffix(".csv"), task.book, columns)
+            writer = stack.enter_context(table)
+        for part in _evaluated(task, codes):
+            tally.add(part.records)
+            unreadable += [failure.reason for failure in part.failures]
             if writer is not None:
-                writer.write(records)
-        if len(unreadable) == len(dataset):
-            raise UserError(f"none of the {len(dataset)} test images can be read: {unreadable[0]}")
-        summary = tally.summary()
+                writer.write(part.records)
+        count = len(task.dataset)
+        if len(unreadable) == count:
+            raise UserError(f"none of the {count} test images can be read: {unreadable[0]}")
+        summary = tally.summary()._replace(facts=codes.facts())
         if writer is not None:
-            record = _run_record(model, path, dataset, settings, unreadable)
+            record = _run_record(task, summary, unreadable)
             record["seconds"] = round(time.perf_counter() - started, 1)
             writer.finish(summary, flatten(record))
-            write_json(book.with_suffix(".json"), record)
+            write_json(task.book.with_suffix(".json"), record)
     return summary, unreadable
 
 
-def _evaluated(
-    model: LoadedModel, dataset: FolderDataset, settings: Settings, pictures: Path
-) -> Iterator[tuple[list[Record], list[Failure]]]:
-    """Records of every batch, in the order of the dataset, from all ranks; pictures on the way."""
-    runtime = model.runtime
-    loader = make_loader(
-        dataset,
-        Batches(len(dataset), settings.batch_size_test, share=runtime.ranks.share),
-        num_workers=settings.num_workers,
-        pin_memory=runtime.device.type == "cuda",
-    )
-    names = picture_names(dataset.paths.relative, len(dataset))
-    bar = tqdm(
-        total=len(dataset),
-        desc="Evaluating",
-        unit="image",
-        leave=False,
-        disable=None if runtime.ranks.first else True,  # None: where there is no terminal
-    )
-    with PictureWriter(pictures, names, PICTURE_THREADS) as writer, bar:
-        selection = None
-        if settings.save_images not in ("all", "none"):
-            selection = Selection(int(settings.save_images), len(dataset))
-        for part in evaluate(model.reconstruct, loader, dataset.paths.__getitem__, runtime.device):
-            if part.failures and settings.unreadable_images == "stop":
-                raise UserError(f"unreadable image: {part.failures[0].reason}")
-            if settings.save_images == "all":
+def _evaluated(task: Task, codes: CodeCount) -> Iterator[Measured]:
+    """Every batch, measured; pictures are written on the way."""
+    wanted, count = task.settings.save_images, len(task.dataset)
+    corrupt = corruption(task.sigma, task.settings.seed) if task.sigma > 0 else None
+    names = picture_names(task.dataset.paths.relative, count)
+    with PictureWriter(task.pictures, names, PICTURE_THREADS) as writer:
+        selection = None if wanted in ("all", "none") else Selection(int(wanted), count)
+        for part in measure(task, codes.reconstruct, corrupt=corrupt, draw=wanted != "none"):
+            if wanted == "all":
                 writer.write(part.comparisons)
             elif selection is not None:
                 selection.add(part.comparisons)
-            here = [(c.image, c.record) for c in part.comparisons]
-            parts = runtime.ranks.gather((here, part.failures))
-            ordered = sorted(pair for pairs, _ in parts for pair in pairs)
-            failures = sorted(failure for _, found in parts for failure in found)
-            bar.update(len(ordered) + len(failures))
-            yield [record for _, record in ordered], failures
+            yield part
         if selection is not None:
-            writer.write(selection.chosen(runtime.ranks.gather))
+            writer.write(selection.chosen(task.model.runtime.ranks.gather))
 
 
-def _run_record(
-    model: LoadedModel,
-    path: Path,
-    dataset: FolderDataset,
-    settings: Settings,
-    unreadable: list[str],
-) -> dict[str, Any]:
+def _run_record(task: Task, summary: Summary, unreadable: list[str]) -> dict[str, Any]:
     """Where the figures come from, for the workbook's last sheet."""
+    model, dataset, folder = task.model, task.dataset, task.settings.folder_path_test
+    noise = {"noise": {"standard deviation": task.sigma}} if task.sigma > 0 else {}
+    compression = {"compression": dict(summary.facts)} if summary.facts else {}
     return {
         **describe_run(),
-        "model": str(path),
+        "model": str(task.path),
         "weights_sha256": hash_weights(unwrap(model.model).state_dict()),
         "preparation": model.preparation._asdict(),
+        **noise,
+        **compression,
         "test images": {
-            "folder": settings.folder_path_test,
+            "folder": folder,
             "found": len(dataset),
             "unreadable": len(unreadable),
             "trained on": _trained_on(model, dataset),
-            "fingerprint": fingerprint(Relatives(dataset.paths), settings.folder_path_test),
+            "fingerprint": fingerprint(Relatives(dataset.paths), folder),
         },
         "skipped": {str(i): visible(reason) for i, reason in enumerate(unreadable, 1)},
         "device": model.runtime.name,
         "precision": model.runtime.precision,
-        "settings": settings.model_dump(mode="json"),
+        "settings": task.settings.model_dump(mode="json"),
         "training": _without_members(model.provenance) or "not recorded",
     }
 
@@ -223,12 +201,15 @@ def _without_members(provenance: dict[str, Any]) -> dict[str, Any]:
 
 
 def _report(summary: Summary) -> None:
+    width = max(4, *(len(entry.metric) for entry in summary.statistics))
     for entry in summary.statistics:
         logger.info(
-            "%-4s  mean %.5f, standard deviation %.5f, median %.5f, from %.5f to %.5f",
-            *(entry.metric, entry.mean, entry.deviation, entry.median),
+            "%-*s  mean %.5f, standard deviation %.5f, median %.5f, from %.5f to %.5f",
+            *(width, entry.metric, entry.mean, entry.deviation, entry.median),
             *(entry.minimum, entry.maximum),
         )
+    for name, value in summary.facts:
+        logger.info("%s: %.6g", name, value)
     if summary.identical:
         logger.info("%d reconstructions are identical: no PSNR", summary.identical)
     for title, records in (("Worst", summary.worst), ("Best", summary.best)):

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,8 +14,8 @@ from recon.data.loaders import Batches, ImageDataset, make_loader
 from recon.data.sampling import draw_epoch
 from recon.data.splits import by_group
 from recon.errors import UserError
-from recon.models.preparation import Preparation
-from recon.pipeline.models import CHANNELS, edges
+from recon.models.preparation import IntensityRange, Preparation
+from recon.pipeline.models import preparation_of
 from recon.pipeline.paths import Paths, Relatives, every
 from recon.pipeline.splitting import split_off
 from recon.provenance import fingerprint, members
@@ -27,6 +27,7 @@ __all__ = [
     "Datasets",
     "FolderDataset",
     "open_folder",
+    "reading_of",
     "report_unreadable",
     "training_data",
 ]
@@ -44,6 +45,25 @@ class FolderDataset(ImageDataset, Protocol):
         """Path of each image."""
 
 
+class Reading(TypedDict):
+    """What decides the values of an image file, as `datasets` names it."""
+
+    channels: int
+    intensity_range: IntensityRange
+    slice_axis: int
+    refuse_constant: bool
+
+
+def reading_of(preparation: Preparation) -> Reading:
+    """How a preparation wants files read."""
+    return {
+        "channels": preparation.channels,
+        "intensity_range": preparation.intensity_range,
+        "slice_axis": preparation.slice_axis,
+        "refuse_constant": preparation.refuses_constants,
+    }
+
+
 class Datasets(Protocol):
     """`datasets.ImageFolderDataset`, or what stands in for it."""
 
@@ -54,7 +74,9 @@ class Datasets(Protocol):
         /,
         *,
         channels: int,
-        intensity_range: tuple[float, float] | None,
+        intensity_range: IntensityRange,
+        slice_axis: int,
+        refuse_constant: bool,
         paths: Any | None = None,
     ) -> FolderDataset: ...
 
@@ -76,9 +98,8 @@ def open_folder(
         return datasets(
             folder,
             preparation.tile_size,
-            channels=preparation.channels,
-            intensity_range=preparation.intensity_range,
             paths=paths,
+            **reading_of(preparation),
         )
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UserError(f"{setting} must be a folder of images: {error}") from None
@@ -172,13 +193,14 @@ def _order(paths: Paths, settings: Settings) -> Callable[[int], NDArray[np.int64
 
 def _cached(dataset: FolderDataset, settings: Settings, part: str) -> ImageDataset:
     """The dataset with a cache of decoded tiles, where one is wanted and can be had."""
-    height, width = edges(settings.tile_size)
-    shape = (CHANNELS[settings.color_mode], height, width)
+    preparation = preparation_of(settings)
+    height, width = preparation.tile_size
+    shape = (preparation.channels, height, width)
     slot = HEADER + shape[0] * height * width
     slots = min(len(dataset), int(settings.cache_limit_gb * 1e9) // slot)
     if settings.cache == "none" or slots == 0:
         return dataset
-    options = f"{shape}"
+    options = f"{shape} {reading_of(preparation)}"
     name = f"{Path(dataset.paths.folder).resolve()} {part} {options}"
     store = open_store(settings.cache, Path(settings.cache_folder), name, slots * slot)
     if store is None:

@@ -8,18 +8,27 @@ import torch
 from torch import Tensor, nn
 
 from recon.errors import UserError
-from recon.models.output import reconstruct
+from recon.models.output import Output, joined, reconstruct
 from recon.models.preparation import Preparation
 from recon.models.registry import Builder, Form, Options, build_model
 from recon.settings import Settings, Size
 from recon.training.checkpoint import load_strictly, read_model_file
 from recon.training.runtime import Runtime
 
-__all__ = ["LoadedModel", "edges", "form_of", "load_model", "options_of", "preparation_of"]
+__all__ = [
+    "LoadedModel",
+    "architecture_of",
+    "edges",
+    "form_of",
+    "load_model",
+    "options_of",
+    "preparation_of",
+]
 
 logger = logging.getLogger("recon")
 
 CHANNELS = {"rgb": 3, "grey": 1}
+OWN_ARCHITECTURE = {"vae": "vae", "vqvae": "vqvae"}  # objectives that are one with their network
 
 
 class LoadedModel(NamedTuple):
@@ -33,12 +42,17 @@ class LoadedModel(NamedTuple):
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Reconstruct images in [0, 1], (N, C, H, W), on this model's device."""
+        return self.output(images).reconstruction
+
+    def output(self, images: Tensor) -> Output:
+        """All that the network returns for images in [0, 1], (N, C, H, W), on its device."""
         if self.one_by_one and len(images) > 1:
-            return torch.cat([self.reconstruct(images[i : i + 1]) for i in range(len(images))])
+            return joined([self.output(images[i : i + 1]) for i in range(len(images))])
         prepared = self.preparation.normalize(images)
         prepared = prepared.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), self.runtime.autocast():
-            return reconstruct(self.model, prepared).reconstruction.float()
+            output = reconstruct(self.model, prepared)
+        return output._replace(reconstruction=output.reconstruction.float())
 
 
 def preparation_of(settings: Settings) -> Preparation:
@@ -48,7 +62,24 @@ def preparation_of(settings: Settings) -> Preparation:
         CHANNELS[settings.color_mode],
         settings.input_normalization,
         settings.intensity_range,
+        settings.slice_axis,
     )
+
+
+def architecture_of(settings: Settings, objective: str) -> str:
+    """The network that an objective trains.
+
+    Raises:
+        UserError: If the settings name the network of another objective.
+    """
+    if objective in OWN_ARCHITECTURE:
+        return OWN_ARCHITECTURE[objective]
+    if settings.architecture in OWN_ARCHITECTURE.values():
+        raise UserError(
+            f"architecture must not be {settings.architecture!r} for the {objective.upper()} loss; "
+            f"Training_{settings.architecture.upper()}.py trains it"
+        )
+    return settings.architecture
 
 
 def form_of(preparation: Preparation) -> Form:
@@ -119,7 +150,7 @@ def _reconcile(
     except ValueError as error:
         raise UserError(f"{path}: {error}") from None
     setting_of = {"channels": "color_mode"}
-    for name in ("channels", "input_normalization", "intensity_range"):
+    for name in ("channels", "input_normalization", "intensity_range", "slice_axis"):
         setting = setting_of.get(name, name)
         if setting in asked and getattr(recorded, name) != getattr(configured, name):
             raise UserError(

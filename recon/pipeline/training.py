@@ -8,37 +8,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
-from recon.data.augment import augment
-from recon.data.ranges import NO_AUGMENTATION, AugmentationRanges
 from recon.errors import InterruptedRunError, UserError
 from recon.evaluation.curves import plot_curves
 from recon.files import check_target, check_writable, exclusive
-from recon.models.registry import Builder, build_model
-from recon.objectives.losses import Objective
+from recon.models.registry import Builder
+from recon.pipeline.assembling import assemble
 from recon.pipeline.commands import evaluation_command, resume_command
-from recon.pipeline.images import Datasets, report_unreadable, training_data
-from recon.pipeline.models import edges, form_of, options_of, preparation_of
+from recon.pipeline.images import Datasets, report_unreadable
+from recon.pipeline.models import architecture_of, options_of, preparation_of
 from recon.provenance import describe_run
 from recon.ranks import join_ranks
 from recon.settings import Settings
-from recon.training.averaging import WeightAverage
-from recon.training.checkpoint import load_strictly, read_model_file
 from recon.training.keeper import Keeper, restore
-from recon.training.logs import EpochRow
+from recon.training.logs import EpochRow, as_columns
+from recon.training.panels import panel_of
 from recon.training.resume import find_checkpoint, refuse_changes
-from recon.training.runtime import Runtime, start_runtime
-from recon.training.trainer import Plan, Trainer
+from recon.training.runtime import start_runtime
+from recon.training.tracking import EpochTracking, open_trackers, run_name
+from recon.training.trainer import Trainer
 
 __all__ = ["run_training"]
 
 logger = logging.getLogger("recon")
-
-OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
-}
 
 
 def run_training(
@@ -79,7 +72,7 @@ def run_training(
             stack.enter_context(exclusive(folder, f"model_saved_location_{objective}"))
         join_ranks(runtime.ranks, runtime.device)
         stack.enter_context(_explained(settings, objective, asked))
-        trainer, data = _assemble(settings, objective, auto_encoder, datasets, runtime)
+        trainer, data = assemble(settings, objective, auto_encoder, datasets, runtime)
         _check_space(folder, trainer.model)
         keeper = Keeper(
             folder=folder,
@@ -91,7 +84,9 @@ def run_training(
             draw=plot_curves,
         )
         _resume(trainer, keeper, settings.resume)
-        trainer.fit(lambda trainer: _keep(trainer, keeper, after_epoch))
+        tracking = _tracking(settings, objective, trainer, keeper)
+        stack.callback(tracking.finish)
+        trainer.fit(lambda trainer: _keep(trainer, keeper, tracking, after_epoch))
         final = keeper.finish(trainer)
     report_unreadable(list(trainer.state.unreadable.values()))
     logger.info("Loss of every epoch: %s, as a curve: %s", loss_file, keeper.curve)
@@ -100,94 +95,38 @@ def run_training(
     return final
 
 
-def _keep(trainer: Trainer, keeper: Keeper, after_epoch: Callable[[EpochRow], None] | None) -> None:
+def _keep(
+    trainer: Trainer,
+    keeper: Keeper,
+    tracking: EpochTracking,
+    after_epoch: Callable[[EpochRow], None] | None,
+) -> None:
     keeper.keep(trainer)
-    if after_epoch is not None and trainer.state.step == 0:
-        after_epoch(trainer.state.history[-1])
+    if trainer.state.step > 0:  # An interruption, not the end of an epoch.
+        return
+    row = trainer.state.history[-1]
+    tracking.record({name: values[0] for name, values in as_columns([row]).items()}, row.epoch)
+    if after_epoch is not None:
+        after_epoch(row)
 
 
-def _assemble(
-    settings: Settings,
-    objective: str,
-    auto_encoder: Builder,
-    datasets: Datasets,
-    runtime: Runtime,
-) -> tuple[Trainer, dict[str, Any]]:
-    """The trainer, and what to record of its data."""
-    folder = Path(settings.of("model_saved_location", objective))
-    criterion = _criterion(settings, objective)
-    augmentation = _augmentation(settings)
-    preparation = preparation_of(settings)
-    model = build_model(
-        settings.architecture, form_of(preparation), options_of(settings), auto_encoder
+def _tracking(
+    settings: Settings, objective: str, trainer: Trainer, keeper: Keeper
+) -> EpochTracking:
+    """The loggers beside the csv, on the first rank."""
+    if not (settings.tracking and trainer.ranks.first):
+        return EpochTracking([])
+    state = trainer.state
+    trackers = open_trackers(
+        settings.tracking,
+        Path(settings.tracking_folder),
+        name=run_name(objective, keeper.folder),
+        config=keeper.provenance,
+        project=settings.wandb_project,
+        mode=settings.wandb_mode,
+        epoch=state.epoch if state.epoch or state.step else None,
     )
-    train, validation, data = training_data(settings, preparation, datasets, runtime, folder)
-    if settings.initial_weights:
-        path = Path(settings.initial_weights)
-        load_strictly(model, read_model_file(path).weights, path)
-    model = runtime.place(model)
-    decay = settings.weight_averaging
-    trainer = Trainer(
-        model=runtime.spread(model, compile_model=settings.compile_model),
-        objective=criterion,
-        optimizer=_optimizer(settings, model),
-        runtime=runtime,
-        plan=_plan(settings),
-        train=train,
-        validation=validation,
-        prepare=preparation.normalize,
-        augment=augmentation,
-        average=WeightAverage(model, decay) if decay > 0 else None,
-    )
-    return trainer, data
-
-
-def _criterion(settings: Settings, objective: str) -> Objective:
-    name = f"loss_weights_{objective}"
-    try:
-        return Objective(getattr(settings, name))
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from None
-
-
-def _augmentation(settings: Settings) -> Callable[[Tensor, int, Tensor], Tensor]:
-    """A function of images in [0, 1], (N, C, H, W), a seed, and their places in the batch."""
-    tile = edges(settings.tile_size)
-    crop = tile if settings.crop_size is None else edges(settings.crop_size)
-    if crop[0] > tile[0] or crop[1] > tile[1]:
-        raise UserError(f"crop_size must be at most tile_size = {tile}, got {crop}")
-    prefix = "augment_"
-    values = {
-        name.removeprefix(prefix): getattr(settings, name)
-        for name in Settings.model_fields
-        if name.startswith(prefix)
-    }
-    ranges = AugmentationRanges(**values) if settings.augmentation else NO_AUGMENTATION
-    return lambda images, seed, places: augment(
-        images, ranges, seed=seed, crop_size=crop, places=places
-    )
-
-
-def _optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
-    return OPTIMIZERS[settings.optimizer](
-        model.parameters(),
-        lr=settings.learning_rate,
-        weight_decay=settings.weight_decay,
-        fused=True,
-    )
-
-
-def _plan(settings: Settings) -> Plan:
-    return Plan(
-        epochs=settings.num_epochs,
-        peak_learning_rate=settings.learning_rate,
-        schedule=settings.schedule,
-        warmup_fraction=settings.warmup_fraction,
-        gradient_clip=settings.gradient_clip,
-        seed=settings.seed,
-        stop_at_unreadable=settings.unreadable_images == "stop",
-        accumulation=settings.accumulation,
-    )
+    return EpochTracking(trackers, panel_of(trainer, settings.tracking_images))
 
 
 def _provenance(
@@ -196,7 +135,7 @@ def _provenance(
     return {
         **describe_run(),
         "objective": objective,
-        "architecture": settings.architecture,
+        "architecture": architecture_of(settings, objective),
         "network": options_of(settings)._asdict(),
         "preparation": preparation_of(settings)._asdict(),
         "settings": settings.model_dump(mode="json"),

@@ -15,6 +15,7 @@ from recon.training.logs import as_columns, write_log
 from recon.training.resume import LAST, epoch_name, kept_checkpoints
 from recon.training.runtime import unwrap
 from recon.training.state import RunState, get_random_state, set_random_state
+from recon.training.sums import Sums
 from recon.training.trainer import Trainer
 
 __all__ = ["Keeper", "restore"]
@@ -134,7 +135,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None
     trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
     trainer.state = RunState.from_record(checkpoint["run"]["state"])
     if not trainer.ranks.first:  # The first rank goes on with the sums of all.
-        trainer.state.loss_sum, trainer.state.images = 0.0, 0
+        trainer.state.sums = Sums()
     set_random_state(checkpoint["run"]["random"])
 
 
@@ -162,6 +163,7 @@ def _weights(model: nn.Module) -> Weights:
 
 def _results(state: RunState) -> dict[str, Any]:
     last = state.history[-1]._asdict()
+    last |= last.pop("further")
     return {
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,

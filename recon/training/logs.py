@@ -1,7 +1,7 @@
 """The log of a training run: one row per epoch."""
 
 import csv
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,6 +22,7 @@ class EpochRow(NamedTuple):
     learning_rate: float  # of the last step
     seconds: float
     images_per_second: float
+    further: Mapping[str, float] = {}  # what this kind of network adds, by name
 
 
 COLUMNS = (
@@ -34,8 +35,9 @@ def write_log(path: Path, history: Sequence[EpochRow]) -> None:
     """Write the whole log as csv, atomically; a missing value is an empty field."""
     with replacing(path) as partial, partial.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
-        writer.writerow(COLUMNS)
-        writer.writerows([_spell(value) for value in row] for row in history)
+        columns = as_columns(history)
+        writer.writerow(columns)
+        writer.writerows([_spell(value) for value in row] for row in _rows(history))
 
 
 def read_log(path: Path) -> dict[str, list[float]]:
@@ -47,7 +49,8 @@ def read_log(path: Path) -> dict[str, list[float]]:
     try:
         with path.open(newline="", encoding="utf-8") as file:
             rows = list(csv.DictReader(file))
-        return {name: [float(row[name] or "nan") for row in rows] for name in COLUMNS}
+        names = [*COLUMNS, *(name for name in (rows or [{}])[0] if name not in COLUMNS)]
+        return {name: [float(row[name] or "nan") for row in rows] for name in names}
     except (OSError, KeyError, ValueError) as error:
         raise UserError(f"{path} must be the log of a training run ({error!r})") from None
 
@@ -58,7 +61,15 @@ def _spell(value: float) -> str:
 
 def as_columns(history: Sequence[EpochRow]) -> dict[str, list[float]]:
     """The log by column."""
-    return {name: [float(row[i]) for row in history] for i, name in enumerate(COLUMNS)}
+    names = [*COLUMNS, *(history[0].further if history else ())]
+    rows = list(_rows(history))
+    return {name: [float(row[i]) for row in rows] for i, name in enumerate(names)}
+
+
+def _rows(history: Sequence[EpochRow]) -> Iterator[list[float]]:
+    """Every value of every row, in the order of the columns."""
+    for row in history:
+        yield [*list(row._asdict().values())[: len(COLUMNS)], *row.further.values()]
 
 
 def announce(row: EpochRow, epochs: int) -> str:
@@ -69,4 +80,5 @@ def announce(row: EpochRow, epochs: int) -> str:
             f", Validation Loss: {row.validation_loss:.4f}, PSNR: {row.validation_psnr:.2f} dB, "
             f"SSIM: {row.validation_ssim:.4f}"
         )
+    line += "".join(f", {name}: {value:.5g}" for name, value in row.further.items())
     return f"{line}, {row.images_per_second:.1f} images/s"

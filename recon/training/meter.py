@@ -2,6 +2,8 @@
 
 import math
 import time
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
@@ -10,10 +12,38 @@ from tqdm import tqdm
 from recon.errors import UserError
 from recon.training.runtime import Runtime
 from recon.training.state import RunState
+from recon.training.sums import Sums
 
-__all__ = ["Meter", "not_finite"]
+__all__ = ["Losses", "Meter", "not_finite"]
 
 GPU_CHECK_INTERVAL = 20  # steps between looks at the loss, each of which waits for the GPU
+
+
+class Losses(NamedTuple):
+    """What a batch costs, image by image, on the device."""
+
+    loss: Tensor  # (N,)
+    objective: Tensor  # (N,), the loss without the penalty
+    penalty: Tensor  # (N,), before it is weighted
+    codes: Tensor | None = None  # (N, h, w) int64
+
+    def sums(self) -> Tensor:
+        """Over the images, (3,) float64."""
+        return torch.stack([x.double().sum() for x in (self.loss, self.objective, self.penalty)])
+
+    def code_counts(self) -> list[int]:
+        """How often each code was used; empty for a network without a codebook."""
+        return [] if self.codes is None else list(self.codes.flatten().bincount().tolist())
+
+    def detached(self) -> "Losses":
+        """The same without their gradients."""
+        return Losses(*(None if part is None else part.detach() for part in self))  # type: ignore[arg-type]
+
+    @classmethod
+    def over(cls, parts: Sequence["Losses"]) -> "Losses":
+        """The losses of the pieces of a batch as one."""
+        columns = zip(*parts, strict=True)
+        return cls(*(None if c[0] is None else torch.cat(c) for c in columns))  # type: ignore[arg-type]
 
 
 class Meter:
@@ -22,9 +52,9 @@ class Meter:
     def __init__(self, state: RunState, runtime: Runtime, title: str, steps: int) -> None:
         self.state = state
         self.interval = 1 if runtime.device.type == "cpu" else GPU_CHECK_INTERVAL
-        self.pending: list[tuple[int, Tensor]] = []  # number of the step from 1, losses (N,)
+        self.pending: list[tuple[int, Losses]] = []  # with the number of the step from 1
         self.started = time.perf_counter()
-        self.before = state.images
+        self.before = state.sums.images
         self.bar = tqdm(
             total=steps,
             initial=state.step,
@@ -34,7 +64,7 @@ class Meter:
             disable=None if runtime.ranks.first else True,
         )
 
-    def add(self, losses: Tensor) -> None:
+    def add(self, losses: Losses) -> None:
         """Take the losses of a step into account."""
         self.pending.append((self.state.step + 1, losses))
 
@@ -55,20 +85,22 @@ class Meter:
     def _collect(self) -> None:
         if not self.pending:
             return
-        sums = torch.stack([losses.sum() for _, losses in self.pending]).tolist()
-        for (number, losses), total in zip(self.pending, sums, strict=True):
-            if not math.isfinite(total):
+        # One transfer for all pending steps: each waits for the GPU.
+        sums = torch.stack([losses.sums() for _, losses in self.pending]).tolist()
+        for (number, losses), (loss, objective, penalty) in zip(self.pending, sums, strict=True):
+            if not math.isfinite(loss):
                 self.bar.close()
                 raise not_finite(self.state.epoch + 1, number)
-            self.state.loss_sum += total
-            self.state.images += len(losses)
+            count = len(losses.loss)
+            self.state.sums.add(Sums(count, loss, objective, penalty, losses.code_counts()))
         self.pending.clear()
 
     def _refresh(self) -> None:
-        if self.state.images:
-            rate = (self.state.images - self.before) / (time.perf_counter() - self.started)
+        sums = self.state.sums
+        if sums.images:
+            rate = (sums.images - self.before) / (time.perf_counter() - self.started)
             self.bar.set_postfix_str(
-                f"loss {self.state.loss_sum / self.state.images:.4f}, {rate:.1f} images/s",
+                f"loss {sums.loss / sums.images:.4f}, {rate:.1f} images/s",
                 refresh=False,
             )
 

@@ -20,9 +20,11 @@ FIXED = (
     "tile_size", "batch_size_train", "color_mode", "intensity_range", "input_normalization",
     "validation_fraction", "validation_group", "architecture", "optimizer", "learning_rate",
     "weight_decay", "weight_averaging", "images_per_epoch", "balance_folders", "schedule",
-    "warmup_fraction", "gradient_clip", "seed", "precision",
+    "warmup_fraction", "gradient_clip", "seed", "precision", "accumulation", "slice_axis",
+    "latent_dim", "residual_blocks", "latent_channels", "activation", "unet_width", "code_dim",
+    "commitment", "beta", "beta_warmup", "noise_std", "noise_fixed",
 )  # fmt: skip
-FIXED_PREFIXES = ("augment", "crop_size", "loss_weights_")
+FIXED_PREFIXES = ("augment", "crop_size", "loss_weights_", "codebook", "feature_")
 
 
 def epoch_name(epoch: int) -> str:
@@ -31,9 +33,15 @@ def epoch_name(epoch: int) -> str:
 
 
 def kept_checkpoints(folder: Path) -> list[Path]:
-    """The checkpoints that are kept, the newest first."""
-    kept = folder.glob("Model_AE_epoch_*.pth")
-    return sorted(kept, key=lambda path: (len(path.name), path.name), reverse=True)
+    """The checkpoints that are kept, the newest first.
+
+    By the time they were written: an older run may have left higher numbers in the folder.
+    """
+
+    def age(path: Path) -> tuple[int, int, str]:
+        return path.stat().st_mtime_ns, len(path.name), path.name
+
+    return sorted(folder.glob("Model_AE_epoch_*.pth"), key=age, reverse=True)
 
 
 def find_checkpoint(resume: str, folder: Path) -> tuple[Path, dict[str, Any]] | None:

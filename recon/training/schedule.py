@@ -1,8 +1,8 @@
-"""The learning rate as a pure function of the step: nothing to save, nothing to lose on resume."""
+"""Rates as pure functions of the step: nothing to save, nothing to lose on resume."""
 
 import math
 
-__all__ = ["learning_rate"]
+__all__ = ["learning_rate", "rising"]
 
 
 def learning_rate(
@@ -25,3 +25,15 @@ def learning_rate(
         return peak
     done = (step - warmup) / max(1, steps - warmup)
     return peak * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def rising(step: int, steps: int, *, full: float, warmup: float) -> float:
+    """A weight that rises linearly from 0 to its full value.
+
+    Args:
+        step: From 0.
+        steps: Of the whole run.
+        full: Weight after the warm-up.
+        warmup: Part of the steps in which it rises; 0: full from the start.
+    """
+    return full if step >= warmup * steps else full * step / (warmup * steps)

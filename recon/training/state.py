@@ -9,6 +9,7 @@ import numpy as np
 import torch
 
 from recon.training.logs import EpochRow
+from recon.training.sums import Sums
 
 __all__ = ["RunState", "get_random_state", "set_random_state"]
 
@@ -19,8 +20,7 @@ class RunState:
 
     epoch: int = 0  # epochs completed
     step: int = 0  # steps completed in the epoch under way
-    loss_sum: float = 0.0  # over the images of the epoch under way
-    images: int = 0  # read in the epoch under way
+    sums: Sums = field(default_factory=Sums)  # over the images of the epoch under way
     seconds: float = 0.0  # spent in the epoch under way
     best_loss: float = math.inf
     best_epoch: int = 0
@@ -29,7 +29,8 @@ class RunState:
 
     def begin_epoch(self) -> None:
         """Forget the epoch that has ended."""
-        self.step, self.loss_sum, self.images, self.seconds = 0, 0.0, 0, 0.0
+        self.step, self.seconds = 0, 0.0
+        self.sums = Sums()
 
     def to_record(self) -> dict[str, Any]:
         """Plain data for a checkpoint."""
@@ -38,7 +39,8 @@ class RunState:
     @classmethod
     def from_record(cls, record: dict[str, Any]) -> "RunState":
         """Read back what `to_record` gave."""
-        return cls(**record | {"history": [EpochRow(*row) for row in record["history"]]})
+        history = [EpochRow(*row) for row in record["history"]]
+        return cls(**record | {"history": history, "sums": Sums(**record["sums"])})
 
 
 def get_random_state() -> dict[str, Any]:

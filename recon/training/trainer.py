@@ -1,58 +1,38 @@
 """The training loop.
 
 Batches come as uint8 or float images, (N, C, H, W). On the device they become float32 in [0, 1],
-are augmented, and then are both what the objective compares with and, normalised, what the
-network is fed.
+are augmented, and then are both what the objective compares with and, with noise where it is
+wanted and normalised, what the network is fed.
 """
 
 import logging
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
 
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
 
-from recon.data.loaders import Batch, Batches, to_unit_range
+from recon.data.loaders import Batch, to_unit_range
+from recon.data.noise import noise_seeds
 from recon.errors import InterruptedRunError, UserError
-from recon.models.output import reconstruct
+from recon.models.output import Adaptive, Output, joined, reconstruct
 from recon.objectives.losses import Objective, Prediction
 from recon.objectives.metrics import image_metrics
 from recon.training.averaging import WeightAverage
 from recon.training.interruption import Watch, watch_signals
 from recon.training.logs import EpochRow, announce
-from recon.training.meter import Meter, not_finite
-from recon.training.runtime import Runtime
-from recon.training.schedule import learning_rate
+from recon.training.meter import Losses, Meter, not_finite
+from recon.training.plan import Plan, Split
+from recon.training.runtime import Runtime, unwrap
+from recon.training.schedule import learning_rate, rising
 from recon.training.state import RunState
+from recon.training.sums import Sums, further_figures
 
 __all__ = ["Plan", "Split", "Trainer"]
 
 logger = logging.getLogger("recon")
-
-
-class Plan(NamedTuple):
-    """How to minimise."""
-
-    epochs: int
-    peak_learning_rate: float
-    schedule: str
-    warmup_fraction: float
-    gradient_clip: float  # 0: none
-    seed: int
-    stop_at_unreadable: bool
-    accumulation: int = 1  # pieces that a batch is computed in
-
-
-class Split(NamedTuple):
-    """One side of the data."""
-
-    loader: DataLoader[Batch]
-    batches: Batches
-    path_of: Callable[[int], str]
 
 
 @dataclass
@@ -69,6 +49,7 @@ class Trainer:
         validation: Images never trained on, or None.
         prepare: From images in [0, 1] to the network's input.
         augment: From images in [0, 1], a seed, and their places in the batch to changed images.
+        corrupt: From images in [0, 1] and a seed for each to noisy ones; None: no noise.
         average: Of the weights; None judges and saves the weights of the last step.
     """
 
@@ -81,6 +62,7 @@ class Trainer:
     validation: Split | None
     prepare: Callable[[Tensor], Tensor]
     augment: Callable[[Tensor, int, Tensor], Tensor]
+    corrupt: Callable[[Tensor, Sequence[int]], Tensor] | None = None
     average: WeightAverage | None = None
     state: RunState = field(default_factory=RunState)
 
@@ -99,7 +81,7 @@ class Trainer:
             InterruptedRunError: If a signal ended the run; it has been saved.
         """
         if not self.ranks.first:  # The sums of an epoch that is resumed count once.
-            self.state.loss_sum, self.state.images = 0.0, 0
+            self.state.sums = Sums()
         with watch_signals() as watch:
             while self.state.epoch < self.plan.epochs:
                 if self._train_epoch(watch) is None:
@@ -130,7 +112,7 @@ class Trainer:
                 break
         meter.close()
         self._pool()
-        if self.state.images == 0 and signum is None:
+        if self.state.sums.images == 0 and signum is None:
             raise UserError(f"none of the {batches.count} training images can be read")
         if not self._weights_are_finite():
             raise not_finite(self.state.epoch + 1, self.state.step)
@@ -140,54 +122,77 @@ class Trainer:
         """The signal that has reached any rank: all of them end at the same step."""
         return next((s for s in self.ranks.gather(watch.signum) if s is not None), None)
 
-    def _step(self, batch: Batch, total: int) -> Tensor:
-        """One step of the optimiser; returns the losses of this rank's images, (N,).
+    def _step(self, batch: Batch, total: int) -> Losses:
+        """One step of the optimiser; returns the losses of this rank's images.
 
         Args:
             batch: This rank's part of the whole batch.
             total: Images in the whole batch.
         """
         target = self._augmented(to_unit_range(self.runtime.send(batch.images)), batch.places)
+        fed = self._corrupted(target, batch, fixed=self.plan.noise_fixed)
         self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        losses = torch.cat([self._learn(p, total) for p in target.chunk(self.plan.accumulation)])
+        pieces = self.plan.accumulation
+        parts = zip(target.chunk(pieces), fed.chunk(pieces), strict=True)
+        outputs, losses = zip(*(self._learn(*part, total) for part in parts), strict=True)
         if self.plan.gradient_clip > 0:
             self.scaler.unscale_(self.optimizer)
             nn.utils.clip_grad_norm_(self.model.parameters(), self.plan.gradient_clip)
         self.scaler.step(self.optimizer)
         self.scaler.update()
+        network = unwrap(self.model)
+        if isinstance(network, Adaptive):
+            network.adapt(joined(outputs), self.ranks.total, first=self.ranks.first)
         if self.average is not None:
             self.average.update()
-        return losses
+        return Losses.over(losses)
 
-    def _learn(self, target: Tensor, total: int) -> Tensor:
-        """Add the gradients of some of a batch's images; returns their losses, (N,)."""
-        losses = self._losses(self.model, target)[1]
+    def _learn(self, target: Tensor, fed: Tensor, total: int) -> tuple[Output, Losses]:
+        """Add the gradients of some of a batch's images; returns both detached."""
+        weight = rising(
+            *self._progress(), full=self.plan.penalty_weight, warmup=self.plan.penalty_warmup
+        )
+        output, losses = self._judge(self.model, target, fed, weight)
         # The mean over the whole batch: gradients are averaged over the ranks.
-        mean = losses.sum() * (self.ranks.world / total)
+        mean = losses.loss.sum() * (self.ranks.world / total)
         self.scaler.scale(mean).backward()  # type: ignore[no-untyped-call]
-        return losses.detach()
+        return output.detached(), losses.detached()
 
-    def _losses(self, model: nn.Module, target: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstructions, (N, C, H, W), and their losses, (N,)."""
-        prepared = self.prepare(target).contiguous(memory_format=torch.channels_last)
+    def _judge(
+        self, model: nn.Module, target: Tensor, fed: Tensor, penalty_weight: float
+    ) -> tuple[Output, Losses]:
+        """What the network makes of the images that it is fed, and what that costs."""
+        prepared = self.prepare(fed).contiguous(memory_format=torch.channels_last)
         with self.runtime.autocast():
             output = reconstruct(model, prepared)
-        prediction = Prediction(output.reconstruction, output.logits)
-        losses = self.objective(prediction, target) + output.penalty
-        return output.reconstruction, losses
+        objective = self.objective(Prediction(output.reconstruction, output.logits), target)
+        loss = objective + penalty_weight * output.penalty
+        return output, Losses(loss, objective, output.penalty, output.codes)
 
     def _augmented(self, images: Tensor, places: Tensor) -> Tensor:
         # Drawn from the place in the run alone: a resumed run draws the same, and so do ranks.
         place = np.random.SeedSequence((self.plan.seed, self.state.epoch, self.state.step))
         seed = int(place.generate_state(1, np.uint64)[0] >> np.uint64(1))
-        return self.augment(images, seed, places * self.ranks.world + self.ranks.rank)
+        return self.augment(images, seed, self._everywhere(places))
+
+    def _corrupted(self, images: Tensor, batch: Batch, *, fixed: bool) -> Tensor:
+        """The images with noise, which is that of an image where it is fixed."""
+        if self.corrupt is None:
+            return images
+        if fixed:
+            return self.corrupt(images, noise_seeds(batch.indices.tolist(), self.plan.seed))
+        places = self._everywhere(batch.places).tolist()
+        key = (self.plan.seed, self.state.epoch, self.state.step)
+        return self.corrupt(images, noise_seeds(places, *key))
+
+    def _everywhere(self, places: Tensor) -> Tensor:
+        """Places in this rank's part of a batch to those in the whole batch."""
+        return places * self.ranks.world + self.ranks.rank
 
     def _set_learning_rate(self) -> None:
-        steps = self.train.batches.batches
         rate = learning_rate(
-            self.state.epoch * steps + self.state.step,
-            self.plan.epochs * steps,
+            *self._progress(),
             peak=self.plan.peak_learning_rate,
             schedule=self.plan.schedule,
             warmup_fraction=self.plan.warmup_fraction,
@@ -195,13 +200,16 @@ class Trainer:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
 
+    def _progress(self) -> tuple[int, int]:
+        """Steps done, and steps of the whole run."""
+        steps = self.train.batches.batches
+        return self.state.epoch * steps + self.state.step, self.plan.epochs * steps
+
     def _pool(self) -> None:
         """Give every rank the sums over all of them."""
-        state = self.state
-        parts = self.ranks.gather((state.loss_sum, state.images, state.unreadable))
-        state.loss_sum = sum(loss for loss, _, _ in parts)
-        state.images = sum(images for _, images, _ in parts)
-        state.unreadable = {path: why for *_, part in parts for path, why in part.items()}
+        parts = self.ranks.gather((self.state.sums, self.state.unreadable))
+        self.state.sums = Sums.over(sums for sums, _ in parts)
+        self.state.unreadable = {path: why for _, part in parts for path, why in part.items()}
 
     # Between epochs
 
@@ -210,11 +218,12 @@ class Trainer:
         validation = self._validate()
         row = EpochRow(
             state.epoch + 1,
-            state.loss_sum / state.images,
+            state.sums.loss / state.sums.images,
             *validation,
             float(self.optimizer.param_groups[0]["lr"]),
             state.seconds,
-            state.images / max(state.seconds, 1e-9),
+            state.sums.images / max(state.seconds, 1e-9),
+            further_figures(state.sums, self.plan.penalty_name),
         )
         judged = row.loss if self.validation is None else row.validation_loss
         if not math.isfinite(judged):
@@ -237,9 +246,10 @@ class Trainer:
             self._note_unreadable(batch, self.validation)
             if len(batch.indices):
                 target = to_unit_range(self.runtime.send(batch.images))
-                reconstruction, losses = self._losses(model, target)
-                metrics = image_metrics(reconstruction, target)
-                columns.append(torch.stack([losses.double(), metrics.psnr, metrics.ssim.double()]))
+                fed = self._corrupted(target, batch, fixed=True)
+                output, losses = self._judge(model, target, fed, self.plan.penalty_weight)
+                metrics = image_metrics(output.reconstruction, target)
+                columns.append(torch.stack([losses.loss.double(), metrics.psnr, metrics.ssim]))
         values = torch.cat(
             [part for parts in self.ranks.gather([c.cpu() for c in columns]) for part in parts]
             or [torch.empty(3, 0)],

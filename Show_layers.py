@@ -1,0 +1,32 @@
+"""Draw what every layer of a model makes of some images, and what its latent looks like.
+
+    python Show_layers.py
+    python Show_layers.py --folder_path_layers /data/tiles --layers_channels all
+
+Settings come from `Config.py`; every one is also a flag (`--help`).
+"""
+
+import sys
+from collections.abc import Sequence
+
+import Config
+from recon.command import run_command
+from recon.settings import Settings
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run, and return the exit code."""
+    return run_command(Config, argv, _job)
+
+
+def _job(settings: Settings, asked: frozenset[str]) -> None:
+    # Only now: these import torch, and the GPUs must be chosen before.
+    from Auto_encoder import AutoEncoder
+    from datasets import ImageFolderDataset
+    from recon.pipeline.layers import run_layers
+
+    run_layers(settings, AutoEncoder, ImageFolderDataset, asked=asked)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,143 @@
+"""From settings to a trainer with its network, objective and data."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from recon.data.augment import augment
+from recon.data.noise import add_noise
+from recon.data.ranges import NO_AUGMENTATION, AugmentationRanges
+from recon.errors import UserError
+from recon.models.registry import Builder, build_model
+from recon.objectives.losses import Objective, Prediction
+from recon.pipeline.features import further_terms
+from recon.pipeline.images import Datasets, training_data
+from recon.pipeline.models import (
+    CHANNELS,
+    architecture_of,
+    edges,
+    form_of,
+    options_of,
+    preparation_of,
+)
+from recon.settings import Settings
+from recon.training.averaging import WeightAverage
+from recon.training.checkpoint import load_strictly, read_model_file
+from recon.training.plan import Plan
+from recon.training.runtime import Runtime
+from recon.training.trainer import Trainer
+
+__all__ = ["assemble"]
+
+PENALTIES = {"vae": "KL", "vqvae": "Commitment"}  # by objective, as the log names them
+ONE_SIZE = ("dense", "vae")  # architectures that take images of the size they were built for
+
+OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
+    "adam": torch.optim.Adam,
+    "adamw": torch.optim.AdamW,
+}
+
+
+def assemble(
+    settings: Settings,
+    objective: str,
+    auto_encoder: Builder,
+    datasets: Datasets,
+    runtime: Runtime,
+) -> tuple[Trainer, dict[str, Any]]:
+    """The trainer, and what to record of its data."""
+    folder = Path(settings.of("model_saved_location", objective))
+    criterion = _criterion(settings, objective, auto_encoder, runtime)
+    augmentation = _augmentation(settings, objective)
+    preparation = preparation_of(settings)
+    architecture = architecture_of(settings, objective)
+    model = build_model(architecture, form_of(preparation), options_of(settings), auto_encoder)
+    train, validation, data = training_data(settings, preparation, datasets, runtime, folder)
+    if settings.initial_weights:
+        path = Path(settings.initial_weights)
+        load_strictly(model, read_model_file(path).weights, path)
+    model = runtime.place(model)
+    decay, sigma = settings.weight_averaging, settings.noise_std
+    trainer = Trainer(
+        model=runtime.spread(model, compile_model=settings.compile_model),
+        objective=criterion,
+        optimizer=_optimizer(settings, model),
+        runtime=runtime,
+        plan=_plan(settings, objective),
+        train=train,
+        validation=validation,
+        prepare=preparation.normalize,
+        augment=augmentation,
+        corrupt=(lambda images, seeds: add_noise(images, sigma, seeds)) if sigma > 0 else None,
+        average=WeightAverage(model, decay) if decay > 0 else None,
+    )
+    return trainer, data
+
+
+def _criterion(
+    settings: Settings, objective: str, auto_encoder: Builder, runtime: Runtime
+) -> Objective:
+    name = f"loss_weights_{objective}"
+    further = further_terms(settings, objective, auto_encoder, runtime)
+    size = settings.tile_size if settings.crop_size is None else settings.crop_size
+    blank = torch.zeros(1, CHANNELS[settings.color_mode], *edges(size), device=runtime.device)
+    try:
+        criterion = Objective(getattr(settings, name), further, summed=objective == "vae")
+        with torch.no_grad():  # A term that images of this size are too small for says so now.
+            criterion(Prediction(blank), blank)
+    except ValueError as error:
+        raise UserError(f"{name}: {error}") from None
+    return criterion
+
+
+def _augmentation(settings: Settings, objective: str) -> Callable[[Tensor, int, Tensor], Tensor]:
+    """A function of images in [0, 1], (N, C, H, W), a seed, and their places in the batch."""
+    tile = edges(settings.tile_size)
+    crop = tile if settings.crop_size is None else edges(settings.crop_size)
+    if crop[0] > tile[0] or crop[1] > tile[1]:
+        raise UserError(f"crop_size must be at most tile_size = {tile}, got {crop}")
+    architecture = architecture_of(settings, objective)
+    if crop != tile and architecture in ONE_SIZE:
+        raise UserError(
+            f"crop_size must be None for architecture {architecture!r}, whose latent holds for "
+            f"one size of image, got {crop}"
+        )
+    prefix = "augment_"
+    values = {
+        name.removeprefix(prefix): getattr(settings, name)
+        for name in Settings.model_fields
+        if name.startswith(prefix)
+    }
+    ranges = AugmentationRanges(**values) if settings.augmentation else NO_AUGMENTATION
+    return lambda images, seed, places: augment(
+        images, ranges, seed=seed, crop_size=crop, places=places
+    )
+
+
+def _optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
+    return OPTIMIZERS[settings.optimizer](
+        model.parameters(),
+        lr=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        fused=True,
+    )
+
+
+def _plan(settings: Settings, objective: str) -> Plan:
+    return Plan(
+        epochs=settings.num_epochs,
+        peak_learning_rate=settings.learning_rate,
+        schedule=settings.schedule,
+        warmup_fraction=settings.warmup_fraction,
+        gradient_clip=settings.gradient_clip,
+        seed=settings.seed,
+        stop_at_unreadable=settings.unreadable_images == "stop",
+        accumulation=settings.accumulation,
+        noise_fixed=settings.noise_fixed,
+        penalty_weight=settings.beta if objective == "vae" else 1.0,
+        penalty_warmup=settings.beta_warmup if objective == "vae" else 0.0,
+        penalty_name=PENALTIES.get(objective, ""),
+    )

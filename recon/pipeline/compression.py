@@ -1,0 +1,45 @@
+"""How much a network with a codebook compresses, and how it uses its codes."""
+
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from recon.models.codebook import perplexity
+from recon.pipeline.models import LoadedModel
+from recon.training.runtime import unwrap
+
+__all__ = ["CodeCount"]
+
+CHANNEL_BITS = 8  # of the images that compression is compared with
+
+
+class CodeCount:
+    """Counts codes while images are reconstructed; counts none for a network without codes."""
+
+    def __init__(self, model: LoadedModel) -> None:
+        self.model, self.network = model, cast(Any, unwrap(model.model))
+        self.compresses = hasattr(self.network, "bits_per_pixel")
+        size = len(self.network.codebook.usage) if self.compresses else 0
+        self.counts = torch.zeros(size, dtype=torch.int64)
+
+    def reconstruct(self, images: Tensor) -> Tensor:
+        """Reconstruct images in [0, 1], (N, C, H, W)."""
+        output = self.model.output(images)
+        if output.codes is not None:
+            self.counts += output.codes.flatten().cpu().bincount(minlength=len(self.counts))
+        return output.reconstruction
+
+    def facts(self) -> tuple[tuple[str, float], ...]:
+        """Names and values, over the images of all processes. Waits for all of them."""
+        if not self.compresses:
+            return ()
+        counts = sum(self.model.runtime.ranks.gather(self.counts), torch.zeros_like(self.counts))
+        bits = self.network.bits_per_pixel(*self.model.preparation.tile_size)
+        return (
+            ("Bits per Pixel", bits),
+            ("Compression Ratio", CHANNEL_BITS * self.model.preparation.channels / bits),
+            ("Codes Used", int((counts > 0).sum())),
+            ("Codes", len(counts)),
+            ("Perplexity", perplexity(counts)),
+        )

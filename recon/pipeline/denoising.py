@@ -1,0 +1,59 @@
+"""Evaluation with noise on what the network is fed; everything is measured against clean images."""
+
+import logging
+
+from recon.data.noise import add_noise, noise_seeds
+from recon.evaluation.evaluator import Corrupt
+from recon.evaluation.noise_curves import NoiseRow, noise_row, write_noise_curves
+from recon.evaluation.summary import Tally
+from recon.pipeline.measuring import Task, measure
+from recon.pipeline.models import LoadedModel
+from recon.settings import Settings
+
+__all__ = ["corruption", "noise_of", "sweep_noise"]
+
+logger = logging.getLogger("recon")
+
+# Part of every seed: noise that stays with an image in training must not come back in the test.
+TEST = int.from_bytes(b"test", "big")
+
+
+def noise_of(settings: Settings, model: LoadedModel) -> float:
+    """Deviation of the noise to evaluate with: the setting's, or else that of the training."""
+    if settings.noise_std_test is not None:
+        return settings.noise_std_test
+    return float(model.provenance.get("settings", {}).get("noise_std", 0))
+
+
+def corruption(sigma: float, seed: int) -> Corrupt:
+    """Noise that is the same for an image in every evaluation with this seed."""
+    return lambda images, indices: add_noise(images, sigma, noise_seeds(indices, seed, TEST))
+
+
+def sweep_noise(task: Task) -> None:
+    """Evaluate at every deviation of `noise_sweep`, and write a table and curves.
+
+    They stand beside the workbook, as `<its name>_noise.csv` and `.png`.
+    """
+    settings = task.settings
+    if not settings.noise_sweep:
+        return
+    rows = [_evaluate_at(task, sigma) for sigma in settings.noise_sweep]
+    if task.model.runtime.ranks.first:
+        table = task.book.with_name(f"{task.book.stem}_noise.csv")
+        picture = table.with_suffix(".png")
+        write_noise_curves(rows, table, picture)
+        logger.info("Noise: %s, as curves: %s", table, picture)
+
+
+def _evaluate_at(task: Task, sigma: float) -> NoiseRow:
+    tally, corrupt = Tally(), corruption(sigma, task.settings.seed)
+    title = f"Noise {sigma:g}"
+    for part in measure(task, task.model.reconstruct, corrupt=corrupt, draw=False, title=title):
+        tally.add(part.records)
+    row = noise_row(sigma, tally.summary())
+    logger.info(
+        "Noise %-5g  PSNR %.2f dB, after %.2f dB; SSIM %.4f, after %.4f",
+        *(sigma, row.noisy_psnr, row.psnr, row.noisy_ssim, row.ssim),
+    )
+    return row

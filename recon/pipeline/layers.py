@@ -1,0 +1,128 @@
+"""Pictures of what every layer of a model makes of some images."""
+
+import logging
+from collections import Counter
+from collections.abc import Sequence
+from pathlib import Path, PurePath
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor, nn
+
+from recon.analysis.feature_pictures import draw_channels, draw_latent, draw_layers
+from recon.analysis.latents import Encoder
+from recon.analysis.layers import feature_maps
+from recon.data.loaders import to_unit_range
+from recon.errors import UserError
+from recon.evaluation.figures import to_picture
+from recon.files import check_writable, replacing
+from recon.models.codebook import Codebook
+from recon.models.registry import Builder
+from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
+from recon.pipeline.models import LoadedModel, load_model
+from recon.settings import Settings
+from recon.training.runtime import start_runtime, unwrap
+
+__all__ = ["run_layers"]
+
+logger = logging.getLogger("recon")
+
+
+def run_layers(
+    settings: Settings,
+    auto_encoder: Builder,
+    datasets: Datasets,
+    *,
+    asked: frozenset[str] = frozenset(),
+) -> list[Path]:
+    """Draw layers and latent of images that are chosen evenly from a folder.
+
+    Args:
+        settings: Of the run.
+        auto_encoder: `Auto_encoder.AutoEncoder`.
+        datasets: `datasets.ImageFolderDataset`.
+        asked: Names of the settings given on the command line.
+
+    Returns:
+        The folder of each image.
+
+    Raises:
+        UserError: For anything that the user can put right.
+    """
+    output = Path(settings.layers_output)
+    if output.resolve().is_relative_to(Path(settings.folder_path_layers).resolve()):
+        raise UserError(
+            f"layers_output must not lie in folder_path_layers, got {str(output)!r}: the pictures "
+            f"would be drawn the next time"
+        )
+    check_writable(output, "layers_output")
+    runtime = start_runtime(
+        settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
+    )
+    path = Path(settings.model_path_layers)
+    model = load_model(path, settings, auto_encoder, runtime, asked=asked)
+    dataset = open_folder(
+        datasets, "folder_path_layers", settings.folder_path_layers, model.preparation
+    )
+    chosen = _choose(len(dataset), settings.layers_images)
+    folders, unreadable = [], []
+    for index, name in zip(chosen, _names(dataset, chosen), strict=True):
+        try:
+            image = to_unit_range(dataset[index][None].to(runtime.device))
+        except (ValueError, OSError) as error:
+            if settings.unreadable_images == "stop":
+                raise UserError(f"unreadable image: {error}") from None
+            unreadable.append(str(error))
+            continue
+        _draw(model, image, output / name, every_channel=settings.layers_channels == "all")
+        folders.append(output / name)
+        logger.info("Pictures: %s", output / name)
+    if not folders:
+        raise UserError(f"none of the {len(chosen)} images can be read: {unreadable[0]}")
+    report_unreadable(unreadable)
+    return folders
+
+
+def _choose(count: int, number: int) -> list[int]:
+    """Indices from the first to the last, evenly."""
+    chosen: list[int] = np.linspace(0, count - 1, min(number, count)).round().astype(int).tolist()
+    return chosen
+
+
+def _names(dataset: FolderDataset, chosen: Sequence[int]) -> list[str]:
+    """A folder for each image: its path without the ending, unless two would share it."""
+    paths = [dataset.paths.relative(index) for index in chosen]
+    stems = [str(PurePath(path).with_suffix("")) for path in paths]
+    counts = Counter(stems)
+    return [p if counts[s] > 1 else s for p, s in zip(paths, stems, strict=True)]
+
+
+def _draw(model: LoadedModel, image: Tensor, folder: Path, *, every_channel: bool) -> None:
+    """Write the pictures of one image, (1, C, H, W) in [0, 1]."""
+    network = unwrap(model.model)
+    prepared = model.preparation.normalize(image).contiguous(memory_format=torch.channels_last)
+    with torch.no_grad(), model.runtime.autocast():
+        maps = {name: of[0] for name, of in feature_maps(network, prepared).items()}
+        latent = Encoder(network, "none")(prepared)[0]
+    original = to_picture(image)[0]
+    reconstruction = to_picture(model.reconstruct(image))[0]
+    codebook = getattr(network, "codebook", None)
+    codes = len(codebook.usage) if isinstance(codebook, Codebook) else None
+    kinds = {name: _kind(network, name) for name in maps}
+    _save(draw_layers(original, maps, reconstruction, kinds=kinds), folder / "layers.png")
+    _save(draw_latent(original, latent, reconstruction, codes=codes), folder / "latent.png")
+    if every_channel:
+        for place, (name, of_layer) in enumerate(maps.items(), start=1):
+            drawn = draw_channels(f"{name}  {kinds[name]}", of_layer)
+            _save(drawn, folder / "channels" / f"{place:03d}_{name}.png")
+
+
+def _kind(network: nn.Module, name: str) -> str:
+    """The kind of a layer, by its name among the feature maps."""
+    return type(network.get_submodule(name.partition(" ")[0])).__name__
+
+
+def _save(figure: Figure, path: Path) -> None:
+    with replacing(path) as partial:
+        figure.savefig(partial, format="png")

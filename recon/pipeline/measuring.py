@@ -1,0 +1,85 @@
+"""Every image of a folder, reconstructed and measured, by all processes of a run."""
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import NamedTuple
+
+from torch import Tensor
+from tqdm import tqdm
+
+from recon.data.loaders import Batches, Failure, make_loader
+from recon.errors import UserError
+from recon.evaluation.evaluator import Corrupt, evaluate
+from recon.evaluation.pictures import Comparison
+from recon.evaluation.records import Record
+from recon.pipeline.images import FolderDataset
+from recon.pipeline.models import LoadedModel
+from recon.settings import Settings
+
+__all__ = ["Measured", "Task", "measure"]
+
+
+class Task(NamedTuple):
+    """What is evaluated, and where the results go."""
+
+    settings: Settings
+    model: LoadedModel
+    dataset: FolderDataset
+    sigma: float  # deviation of the noise that the network is fed; 0: none
+    path: Path  # of the model
+    book: Path
+    pictures: Path
+
+
+class Measured(NamedTuple):
+    """One batch."""
+
+    comparisons: list[Comparison]  # of this process
+    records: list[Record]  # of all processes, in the order of the dataset, and so the failures
+    failures: list[Failure]
+
+
+def measure(
+    task: Task,
+    reconstruct: Callable[[Tensor], Tensor],
+    *,
+    corrupt: Corrupt | None,
+    draw: bool,
+    title: str = "Evaluating",
+) -> Iterator[Measured]:
+    """Reconstruct and measure every image, batch by batch.
+
+    Args:
+        task: The model and the images.
+        reconstruct: From images in [0, 1] to reconstructions, (N, C, H, W) both.
+        corrupt: Spoils what the network is fed.
+        draw: Whether pictures are wanted.
+        title: Of the bar.
+
+    Raises:
+        UserError: At the first image that cannot be read, where the settings say so.
+    """
+    settings, dataset, runtime = task.settings, task.dataset, task.model.runtime
+    loader = make_loader(
+        dataset,
+        Batches(len(dataset), settings.batch_size_test, share=runtime.ranks.share),
+        num_workers=settings.num_workers,
+        pin_memory=runtime.device.type == "cuda",
+    )
+    name_of, device = dataset.paths.__getitem__, runtime.device
+    with tqdm(
+        total=len(dataset),
+        desc=title,
+        unit="image",
+        leave=False,
+        disable=None if runtime.ranks.first else True,  # None: where there is no terminal
+    ) as bar:
+        for part in evaluate(reconstruct, loader, name_of, device, corrupt=corrupt, draw=draw):
+            here = list(zip(part.indices, part.records, strict=True))
+            parts = runtime.ranks.gather((here, part.failures))
+            ordered = sorted(pair for pairs, _ in parts for pair in pairs)
+            failures = sorted(failure for _, found in parts for failure in found)
+            if failures and settings.unreadable_images == "stop":
+                raise UserError(f"unreadable image: {failures[0].reason}")
+            bar.update(len(ordered) + len(failures))
+            yield Measured(part.comparisons, [record for _, record in ordered], failures)

@@ -1,0 +1,139 @@
+"""What a sweep leaves behind, written anew after every trial."""
+
+import logging
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from filelock import FileLock
+from optuna.study import Study
+from optuna.trial import FrozenTrial
+
+from recon.analysis.sweep import CONTINUES, ERROR, FOLDER, LOG, Dimension, importances
+from recon.evaluation.sweep_figures import (
+    Scale,
+    plot_importances,
+    plot_loss_curves,
+    plot_parallel,
+)
+from recon.evaluation.sweep_table import TrialRow, write_trials
+from recon.files import replacing
+
+__all__ = ["BEST", "Results"]
+
+logger = logging.getLogger("recon")
+
+BEST = "best_settings.py"
+LOCK = ".results.lock"
+STATES = {"FAIL": "failed"}  # others by Optuna's own word
+
+
+@dataclass(frozen=True)
+class Results:
+    """Writes tables, pictures and the best settings.
+
+    Args:
+        study: Of the sweep.
+        dimensions: What is swept.
+        folder: Of the sweep.
+        run: Names and values of the sheet "Run".
+    """
+
+    study: Study
+    dimensions: Mapping[str, Dimension]
+    folder: Path
+    run: Mapping[str, str]
+
+    def rows(self) -> list[TrialRow]:
+        """Every trial, in the order of their numbers."""
+        trials = self.study.get_trials(deepcopy=False)
+        followers = {t.user_attrs[CONTINUES]: t.number for t in trials if CONTINUES in t.user_attrs}
+        return [self._row(trial, followers.get(trial.number)) for trial in trials]
+
+    def write(self) -> TrialRow | None:
+        """Write everything; return the best trial, if any is completed."""
+        # Processes on one machine share the folder.
+        with FileLock(self.folder / LOCK):
+            rows = self.rows()
+            completed = [row for row in rows if row.state == "complete"]
+            best = min(completed, key=_loss, default=None)
+            write_trials(self.folder / "trials.xlsx", rows, list(self.dimensions), self.run)
+            self._draw_curves(rows)
+            if best is not None:
+                self._draw_parallel(completed)
+                self._draw_importances()
+                self._write_best(best)
+        return best
+
+    def values(self, parameters: Mapping[str, object]) -> dict[str, object]:
+        """The settings of a trial, from its parameters."""
+        return {name: self.dimensions[name].value(spelt) for name, spelt in parameters.items()}
+
+    def _row(self, trial: FrozenTrial, follower: int | None) -> TrialRow:
+        noted = trial.user_attrs
+        losses, seconds = noted.get(LOG, ([], None))
+        note = noted.get(ERROR, "")
+        if CONTINUES in noted:
+            note = f"goes on with trial {noted[CONTINUES]}; {note}".removesuffix("; ")
+        if follower is not None:
+            note = f"was ended; trial {follower} goes on with it"
+        return TrialRow(
+            trial.number,
+            STATES.get(trial.state.name, trial.state.name.lower()),
+            min(losses, default=None),
+            losses.index(min(losses)) + 1 if losses else None,
+            self.values(trial.params),
+            seconds,
+            str(self.folder / noted[FOLDER]) if FOLDER in noted else "",
+            note,
+        )
+
+    def _draw_curves(self, rows: list[TrialRow]) -> None:
+        shown = [
+            row for row in rows if row.loss is not None and row.state in ("complete", "pruned")
+        ]
+        trials = self.study.get_trials(deepcopy=False)
+        curves = {
+            f"trial {row.number}": trials[row.number].user_attrs[LOG][0]
+            for row in sorted(shown, key=_loss)
+        }
+        if curves:
+            plot_loss_curves(curves, self.folder / "loss_curves.png")
+
+    def _draw_parallel(self, rows: list[TrialRow]) -> None:
+        scales = [
+            Scale(
+                name,
+                [row.parameters[name] for row in rows],
+                _sorted(dimension.choices) or None,
+                getattr(dimension.distribution, "log", False),
+            )
+            for name, dimension in self.dimensions.items()
+        ]
+        path = self.folder / "parallel_coordinates.png"
+        plot_parallel(scales, [_loss(row) for row in rows], path)
+
+    def _draw_importances(self) -> None:
+        shares = importances(self.study)
+        if shares:
+            plot_importances(shares, self.folder / "importance.png")
+        else:
+            logger.info("importance.png waits for more completed trials")
+
+    def _write_best(self, best: TrialRow) -> None:
+        lines = [
+            f"# Trial {best.number}: validation loss {best.loss!r} after epoch {best.best_epoch}"
+        ]
+        lines += [f"{name} = {value!r}" for name, value in best.parameters.items()]
+        with replacing(self.folder / BEST) as partial:
+            partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
+
+
+def _loss(row: TrialRow) -> float:
+    return float("inf") if row.loss is None else row.loss
+
+
+def _sorted(choices: tuple[object, ...]) -> list[object]:
+    """Numbers by size; all else as it was given."""
+    numbers = [choice for choice in choices if type(choice) in (int, float)]
+    return sorted(numbers) if len(numbers) == len(choices) else list(choices)  # type: ignore[type-var]
