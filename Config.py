@@ -113,7 +113,7 @@ feature_layer = ""  # Such as "features.11"; "": the usual one
 feature_weights = ""  # File of the weights of vgg19; "": torchvision downloads them
 
 optimizer = "adamw"  # "adam" or "adamw"
-learning_rate = 1e-3
+learning_rate = 4e-4
 weight_decay = 1e-5
 schedule = "cosine"  # "cosine" to zero, or "constant"
 warmup_fraction = 0.05  # Part of the steps in which the learning rate rises
@@ -135,22 +135,22 @@ deterministic = False  # The same bits every time, at some cost in speed
 # Augmentation: the changed image is both what goes in and what should come out
 # ------------------------------------------------------------------
 augmentation = True
-crop_size = None  # Train on random windows of this size: an edge, or (height, width)
-augment_probability = 1.0  # Of any change but flips and crops, which every image gets
+crop_size = 128  # Train on random windows of this size; None: on whole tiles
+augment_probability = 0.6  # Of any change but flips and crops, which every image gets
 augment_rotation = 45.0
 augment_horizontal_flip = 0.5
 augment_vertical_flip = 0.5
 augment_affine_rotation = 10.0
-augment_translate = 0.1
-augment_scale = (0.9, 1.1)
-augment_shear = 5.0
+augment_translate = 0.0
+augment_scale = (0.6, 1.7)
+augment_shear = 0.0
 augment_brightness = 0.2
 augment_contrast = 0.2
 augment_saturation = 0.2
-augment_hue = 0.1
+augment_hue = 0.05
 augment_blur_kernel = 5
-augment_blur_sigma = (0.1, 2.0)
-augment_stain = 0.0
+augment_blur_sigma = (0.1, 0.8)
+augment_stain = 0.25
 
 # ------------------------------------------------------------------
 # Denoising: noise on what goes in, none on what should come out

@@ -5,15 +5,15 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A short run on the images that ship; `make train TRAIN_FLAGS="..."` changes it.
-TRAIN_FLAGS ?= --num_epochs 28 --images_per_epoch 240 --batch_size_train 8 --crop_size 128 \
-	--balance_folders True --augment_probability 0.5
+TRAIN_FLAGS ?= --num_epochs 28 --images_per_epoch 240 --batch_size_train 8 \
+	--balance_folders True
 
 .PHONY: help train test test-gpu lint bench reliability notebook clean
 
 help:  ## list the targets
 	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 14
 
-$(READY): requirements.txt requirements-dev.txt
+$(READY): requirements.txt requirements-extra.txt requirements-dev.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	touch $@

@@ -2,10 +2,18 @@
 
 PIL transforms on each image in worker processes, float32 with the channels outermost, Adam, the
 loss read after every step; an image at a time, scikit-image's metrics and a matplotlib figure for
-each tile in evaluation.
+each tile in evaluation. It runs in a process of its own, whose allocator is as it comes.
+
+    python -m benchmarks.conventional FOLDER --device cpu --batch 16 --workers 2 --seconds 12
 """
 
-from collections.abc import Sequence
+import argparse
+import itertools
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import torch
@@ -16,7 +24,11 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 from torchvision import transforms  # type: ignore[import-untyped, unused-ignore]
 
+from Auto_encoder import AutoEncoder
+from benchmarks.limits import median_seconds
+
 TILE = 256  # pixels
+EVALUATED = 64  # tiles: it is slow, and its rate constant
 
 
 def transform() -> transforms.Compose:
@@ -85,3 +97,66 @@ def evaluate(model: nn.Module, paths: Sequence[Path], out: Path, device: torch.d
         figure.suptitle(f"PSNR {psnr:.2f}, SSIM {ssim:.4f}")
         figure.savefig(out / f"{index}.png", dpi=150, bbox_inches="tight")
         pyplot.close(figure)
+
+
+def rates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str, float]:
+    """Images per second of each part of the loop."""
+    device = torch.device(args.device)
+    model = AutoEncoder().to(device)
+    adam = torch.optim.Adam(model.parameters(), lr=1e-4)
+    images = torch.rand(args.batch, 3, TILE, TILE, device=device)
+    plain, places = PilDataset(paths, augmented=False), itertools.cycle(range(len(paths)))
+    change, opened = transform(), [Image.open(p).convert("RGB") for p in paths[: args.batch]]
+    cpu, short = torch.device("cpu"), args.seconds / 4
+
+    def augment() -> list[Tensor]:
+        return [change(image) for image in opened]
+
+    def infer() -> None:
+        with torch.no_grad():
+            model(images)
+
+    model.eval()
+    measured = {
+        "decode": 1 / median_seconds(lambda: plain[next(places)], cpu, short),
+        "augmentation": args.batch
+        / median_seconds(lambda: [change(x) for x in opened], cpu, short),
+        "inference": args.batch / median_seconds(infer, device, args.seconds),
+    }
+    model.train()
+    seconds = median_seconds(lambda: step(model, adam, images), device, args.seconds)
+    measured["bare step"] = args.batch / seconds
+    loader = make_loader(paths, args.batch, args.workers)
+    count = len(loader) * args.batch
+    measured["loader"] = count / duration(lambda: [len(x) for x in loader])
+    train = duration(lambda: [step(model, adam, x.to(device)) for x in loader])
+    measured["training"] = count / train
+    part = paths[:EVALUATED]
+    with tempfile.TemporaryDirectory() as out:
+        seconds = duration(lambda: evaluate(model, part, Path(out), device))
+    measured["evaluation"] = len(part) / seconds
+    return measured
+
+
+def duration(work: Callable[[], object]) -> float:
+    """Seconds that some work takes."""
+    started = time.perf_counter()
+    work()
+    return time.perf_counter() - started
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Measure, and print the rates as JSON."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])  # type: ignore[union-attr]
+    parser.add_argument("folder", type=Path)
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--batch", type=int, default=16)
+    parser.add_argument("--workers", type=int, default=2)
+    parser.add_argument("--seconds", type=float, default=12.0, help="of a measurement")
+    args = parser.parse_args(argv)
+    sys.stdout.write(json.dumps(rates(sorted(args.folder.rglob("*.png")), args)) + "\n")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

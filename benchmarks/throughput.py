@@ -10,7 +10,9 @@ of a matrix product, against the time that was taken.
 """
 
 import argparse
+import json
 import logging
+import subprocess
 import sys
 import tempfile
 import time
@@ -25,7 +27,6 @@ from skimage import data
 from torch import Tensor, nn
 
 from Auto_encoder import AutoEncoder
-from benchmarks import conventional
 from benchmarks.limits import copy_rate, flops_of, matrix_rate, median_seconds
 from datasets import ImageFolderDataset
 from recon.data.augment import augment
@@ -66,6 +67,7 @@ class Bench(NamedTuple):
     batch: int
     workers: int
     seconds: float
+    conventional: dict[str, float]  # images per second of the conventional loop, by part
 
     @property
     def device(self) -> torch.device:
@@ -84,13 +86,23 @@ def write_tiles(folder: Path, count: int) -> list[Path]:
     return paths
 
 
+def conventional_rates(
+    folder: Path, device: torch.device, numbers: Sequence[str]
+) -> dict[str, float]:
+    """Images per second of the conventional loop, in a process whose allocator is untouched."""
+    command = [sys.executable, "-m", "benchmarks.conventional", str(folder)]
+    command += ["--device", device.type, *numbers]
+    answer = subprocess.run(command, check=True, capture_output=True, text=True)
+    rates: dict[str, float] = json.loads(answer.stdout)
+    return rates
+
+
 def decode(bench: Bench) -> Row:
     """Reading one image: from the file, and from the cache."""
-    plain = conventional.PilDataset(bench.paths, augmented=False)
     cached = cached_dataset(bench)
     for i in range(len(bench.paths)):
         cached[i]
-    before, now = (one_by_one(d, bench) for d in (plain, cached))
+    before, now = bench.conventional["decode"], one_by_one(cached, bench)
     return Row("decode (engine: second epoch)", before, now)
 
 
@@ -104,30 +116,22 @@ def one_by_one(dataset: Readable, bench: Bench) -> float:
 
 def augmentation(bench: Bench) -> Row:
     """Augmenting one batch on the device, against one image in one process."""
-    change = conventional.transform()
-    images = [Image.open(path).convert("RGB") for path in bench.paths[: bench.batch]]
-    before = median_seconds(lambda: [change(x) for x in images], bench.device, bench.seconds / 4)
     batch = torch.rand(bench.batch, 3, TILE, TILE, device=bench.device)
     now = median_seconds(lambda: augment(batch, RANGES, seed=1), bench.device, bench.seconds / 4)
-    return Row("augmentation (conventional: one process)", bench.batch / before, bench.batch / now)
+    before = bench.conventional["augmentation"]
+    return Row("augmentation (conventional: one process)", before, bench.batch / now)
 
 
 def loading(bench: Bench) -> Row:
     """Batches from worker processes; augmented in them by the conventional loop."""
-    loader = conventional.make_loader(bench.paths, bench.batch, bench.workers)
-    before = epoch_rate(lambda: ((len(images), None) for images in loader))
     batches = Batches(len(bench.paths), bench.batch)
     ours = make_loader(cached_dataset(bench), batches, num_workers=bench.workers, pin_memory=False)
     for _ in ours:  # The first epoch decodes.
         pass
-    return Row("loader", before, epoch_rate(lambda: ((len(b.images), None) for b in ours)))
-
-
-def epoch_rate(epoch: Callable[[], Iterator[tuple[int, object]]]) -> float:
-    """Images per second of a whole epoch."""
     started = time.perf_counter()
-    images = sum(count for count, _ in epoch())
-    return images / (time.perf_counter() - started)
+    images = sum(len(b.images) for b in ours)
+    rate = images / (time.perf_counter() - started)
+    return Row("loader", bench.conventional["loader"], rate)
 
 
 def cached_dataset(bench: Bench) -> CachedDataset:
@@ -141,17 +145,12 @@ def cached_dataset(bench: Bench) -> CachedDataset:
 def bare_step(bench: Bench) -> Row:
     """Training on one batch that is on the device."""
     images = torch.rand(bench.batch, 3, TILE, TILE, device=bench.device)
-    plain = AutoEncoder().to(bench.device)
-    adam = torch.optim.Adam(plain.parameters(), lr=1e-4)
-    before = bench.batch / median_seconds(
-        lambda: conventional.step(plain, adam, images), bench.device, bench.seconds
-    )
     model = bench.runtime.place(AutoEncoder())
     optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
     now = bench.batch / median_seconds(
         lambda: engine_step(bench, model, optimizer, images), bench.device, bench.seconds
     )
-    return Row("bare step", before, now, limit(bench, backward=True))
+    return Row("bare step", bench.conventional["bare step"], now, limit(bench, backward=True))
 
 
 def engine_step(
@@ -177,50 +176,31 @@ def limit(bench: Bench, *, backward: bool) -> float:
 def inference(bench: Bench) -> Row:
     """Reconstructing one batch that is on the device."""
     images = torch.rand(bench.batch, 3, TILE, TILE, device=bench.device)
-    plain = AutoEncoder().to(bench.device).eval()
     model = bench.runtime.place(AutoEncoder()).eval()
 
     def engine() -> None:
         with torch.no_grad(), bench.runtime.autocast():
             reconstruct(model, images.contiguous(memory_format=torch.channels_last))
 
-    def usual() -> None:
-        with torch.no_grad():
-            plain(images)
-
-    before, now = (
-        bench.batch / median_seconds(work, bench.device, bench.seconds) for work in (usual, engine)
-    )
-    return Row("inference", before, now, limit(bench, backward=False))
+    now = bench.batch / median_seconds(engine, bench.device, bench.seconds)
+    return Row("inference", bench.conventional["inference"], now, limit(bench, backward=False))
 
 
 def training(bench: Bench, out: Path) -> Row:
     """From image files to a trained network, the second epoch."""
-    loader = conventional.make_loader(bench.paths, bench.batch, bench.workers)
-    model = AutoEncoder().to(bench.device)
-    adam = torch.optim.Adam(model.parameters(), lr=1e-4)
-    before = epoch_rate(
-        lambda: ((len(x), conventional.step(model, adam, x.to(bench.device))) for x in loader)
-    )
     settings = bench_settings(bench, out)
     run_training(settings, "mse", AutoEncoder, ImageFolderDataset)
     log = np.genfromtxt(settings.training_loss_file_mse, delimiter=",", names=True)
+    before = bench.conventional["training"]
     return Row("training, end to end", before, float(log["Imagess"][-1]))
 
 
 def evaluation(bench: Bench, out: Path) -> Row:
     """From image files to metrics and a picture of every tile."""
-    model = AutoEncoder().to(bench.device)
-    (out / "conventional").mkdir()
-    part = bench.paths[: min(len(bench.paths), 64)]  # It is slow, and its rate constant.
-    started = time.perf_counter()
-    conventional.evaluate(model, part, out / "conventional", bench.device)
-    before = len(part) / (time.perf_counter() - started)
     started = time.perf_counter()
     run_evaluation(bench_settings(bench, out), "mse", AutoEncoder, ImageFolderDataset)
-    return Row(
-        "evaluation with all pictures", before, len(bench.paths) / (time.perf_counter() - started)
-    )
+    rate = len(bench.paths) / (time.perf_counter() - started)
+    return Row("evaluation with all pictures", bench.conventional["evaluation"], rate)
 
 
 def bench_settings(bench: Bench, out: Path) -> Settings:
@@ -233,6 +213,7 @@ def bench_settings(bench: Bench, out: Path) -> Settings:
         num_epochs=3,
         batch_size_train=bench.batch,
         validation_fraction=0.0,
+        crop_size=None,
         model_saved_location_mse=str(out / "checkpoints"),
         training_loss_file_mse=str(out / "loss.csv"),
         model_path_mse=str(out / "checkpoints/Final_Model_AE_MSE.pth"),
@@ -276,7 +257,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     with tempfile.TemporaryDirectory() as scratch:
         tiles, out = Path(scratch, "tiles"), Path(scratch, "out")
         paths = write_tiles(tiles, args.tiles)
-        bench = Bench(tiles, paths, runtime, batch, args.workers, args.seconds)
+        numbers = f"--batch {batch} --workers {args.workers} --seconds {args.seconds}".split()
+        before = conventional_rates(tiles, runtime.device, numbers)
+        bench = Bench(tiles, paths, runtime, batch, args.workers, args.seconds, before)
         rows = [decode(bench), augmentation(bench), loading(bench), inference(bench)]
         rows += [bare_step(bench), training(bench, out), evaluation(bench, out)]
         sys.stdout.write(table(rows, bench) + "\n")

@@ -1,9 +1,11 @@
 import csv
 import os
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
@@ -104,6 +106,45 @@ def test_an_intensity_range_settles_ambiguous_intensities(
 ) -> None:
     tifffile.imwrite(folder / "train/deep.tif", picture(9)[..., 0].astype(np.float32))
     assert check(intensity_range="(0, 255)") == 0
+
+
+def test_a_constant_image_counts_as_unreadable_where_it_has_to_be_z_scored(
+    check: Callable[..., int], folder: Path
+) -> None:
+    save(folder / "train/flat.png", np.full((EDGE, EDGE, 3), 9, np.uint8))
+    assert check(unreadable_images="stop") == 0
+    assert check(unreadable_images="stop", input_normalization="zscore") == 1
+    assert "constant, so it has no z-score" in rows_of(folder)["flat.png"]["Findings"]
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_the_slices_of_a_volume_are_checked_one_by_one(
+    check: Callable[..., int], folder: Path, workers: int
+) -> None:
+    voxels = np.stack([picture(20 + index)[:, :-1, 0] for index in range(3)], axis=1)
+    nibabel.Nifti1Image(voxels, np.eye(4)).to_filename(folder / "train/case.nii.gz")
+    assert check(slice_axis=1, num_workers=workers) == 0
+    rows = rows_of(folder)
+    names = [f"case.nii.gz@{index:03}" for index in range(3)]
+    assert [name for name in rows if name.startswith("case")] == names
+    assert {(rows[name]["Width"], rows[name]["Height"]) for name in names} == {("47", "48")}
+    assert {rows[name]["Format"] for name in names} == {"NIfTI"}
+
+
+@pytest.mark.parametrize("workers", [0, 1])
+def test_a_missing_package_ends_the_check_in_one_line(
+    check: Callable[..., int],
+    folder: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    workers: int,
+) -> None:
+    monkeypatch.setitem(sys.modules, "tifffile", None)
+    tifffile.imwrite(folder / "train/deep.tif", picture(9))
+    assert check(num_workers=workers) == 2
+    said = capsys.readouterr().err
+    line = f"error: {folder}/train/deep.tif: needs the package tifffile: pip install tifffile\n"
+    assert said.replace("\r", "\n").endswith(line)
 
 
 def test_a_copy_of_a_training_image_exits_with_1(check: Callable[..., int], folder: Path) -> None:

@@ -119,7 +119,10 @@ def test_a_step_of_two_entries_agrees_with_one_by_hand() -> None:
 
 
 @pytest.mark.parametrize("steps", [1, 200])
-def test_entries_that_nothing_chooses_keep_their_norms(steps: int) -> None:
+def test_entries_that_nothing_chooses_keep_their_norms_until_they_are_revived(
+    steps: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recon.models.codebook.LEAST_USAGE", 0.0)
     torch.manual_seed(1)
     entries = torch.cat([torch.zeros(1, 4), 10 + torch.rand(15, 4)])
     codebook = started(entries)
@@ -127,6 +130,15 @@ def test_entries_that_nothing_chooses_keep_their_norms(steps: int) -> None:
         learn(codebook, 0.1 * torch.randn(2, 4, 4, 4))
     norms = codebook.embedding[1:].norm(dim=1)
     assert torch.allclose(norms, entries[1:].norm(dim=1), rtol=2e-4)
+
+
+@pytest.mark.parametrize("steps", [1, 200])
+def test_no_entry_is_thrown_further_out_than_the_vectors(steps: int) -> None:
+    codebook, latent = make(64, 4), torch.randn(2, 4, 4, 4)
+    for _ in range(steps):
+        learn(codebook, latent)
+    largest = latent.norm(dim=1).max()
+    assert codebook.embedding.norm(dim=1).max() < 1.001 * largest
 
 
 def test_an_entry_comes_to_the_mean_of_the_vectors_that_choose_it() -> None:
@@ -197,7 +209,7 @@ def test_a_first_batch_of_fewer_vectors_than_entries_is_enough() -> None:
 @pytest.mark.parametrize("learning", ["ema", "gradient"])
 def test_a_dead_entry_is_revived_from_the_batch_and_the_living_stay(learning: str) -> None:
     codebook = started(torch.tensor([[0.0], [50.0], [9.0]]), learning, decay=0.9)
-    for _ in range(22):  # 0.9^22 is less than 0.1
+    for _ in range(13):  # 0.9^13 is less than 0.4 of the mean of 1, 0 and 1
         learn(codebook, picture([[0.0], [9.0]]))
     assert codebook.embedding[1].item() == pytest.approx(50, rel=1e-3)
     learn(codebook, picture([[0.0], [9.0]]))
@@ -206,6 +218,13 @@ def test_a_dead_entry_is_revived_from_the_batch_and_the_living_stay(learning: st
     assert torch.allclose(codebook.embedding[[0, 2]], torch.tensor([[0.0], [9.0]]), atol=1e-3)
     if learning == "ema":
         assert torch.allclose(codebook.sums[1], codebook.embedding[1], rtol=1e-4)
+
+
+def test_a_rarely_chosen_entry_lives_where_batches_are_small() -> None:
+    codebook = started(torch.arange(8.0)[:, None], decay=0.9)
+    for step in range(32):  # Each entry is chosen in one step of eight.
+        learn(codebook, picture([[float(step % 8)]]))
+    assert torch.allclose(codebook.embedding, torch.arange(8.0)[:, None], atol=1e-2)
 
 
 def test_the_dead_come_back_until_nearly_all_are_in_use() -> None:

@@ -170,6 +170,9 @@ def test_a_missing_package_is_one_line_also_where_a_worker_process_misses_it(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
     line = "a.nii: needs the package nibabel: pip install nibabel"
-    for message in (line, f"Caught ModuleNotFoundError.\nTraceback:\nModuleNotFoundError: {line}\n"):
+    for message in (
+        line,
+        f"Caught ModuleNotFoundError.\nTraceback:\nModuleNotFoundError: {line}\n",
+    ):
         assert run_command({}, CPU, raising(ModuleNotFoundError(message))) == 2
         assert refused(capsys) == line

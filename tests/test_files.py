@@ -3,11 +3,11 @@ from pathlib import Path
 import pytest
 
 from recon.errors import UserError
-from recon.files import check_writable, partial_name, publish, replacing, synchronise
+from recon.files import check_writable, file_of, partial_name, publish, replacing, synchronise
 
 
-def write_then(path: Path, text: str, error: BaseException) -> None:
-    with replacing(path) as partial:
+def write_then(path: Path, text: str, error: BaseException, *, durable: bool = True) -> None:
+    with replacing(path, durable=durable) as partial:
         partial.write_text(text, encoding="utf-8")
         raise error
 
@@ -167,9 +167,8 @@ def test_a_file_that_need_not_last_is_published_without_waiting_for_the_disk(
 def test_an_exception_leaves_the_old_file_that_need_not_last(tmp_path: Path) -> None:
     path = tmp_path / "picture.png"
     path.write_text("old", encoding="utf-8")
-    with pytest.raises(KeyError), replacing(path, durable=False) as partial:
-        partial.write_text("half", encoding="utf-8")
-        raise KeyError
+    with pytest.raises(KeyError, match="x"):
+        write_then(path, "half", KeyError("x"), durable=False)
     assert path.read_text(encoding="utf-8") == "old"
     assert list(tmp_path.iterdir()) == [path]
 

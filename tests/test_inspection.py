@@ -5,11 +5,18 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import nibabel
 import numpy as np
 import pytest
 import tifffile
 from numpy.typing import NDArray
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.uid import (
+    DeflatedExplicitVRLittleEndian,
+    ExplicitVRLittleEndian,
+    SecondaryCaptureImageStorage,
+)
 from scipy.fft import dctn
 
 from datasets import read_image
@@ -91,6 +98,56 @@ def test_a_float_tiff_says_so(tmp_path: Path) -> None:
     tifffile.imwrite(tmp_path / "a.tif", picture()[..., 0] / np.float32(255))
     facts = inspected(tmp_path / "a.tif")
     assert (facts.format, facts.mode, facts.bits) == ("TIFF", "L float", 32)
+
+
+@pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
+@pytest.mark.parametrize("version", [nibabel.Nifti1Image, nibabel.Nifti2Image])
+@pytest.mark.parametrize(
+    ("kind", "mode", "bits"),
+    [(np.uint8, "L", 8), (np.int16, "L signed", 16), (np.float32, "L float", 32)],
+)
+def test_a_slice_of_a_volume_says_what_it_is(
+    tmp_path: Path, name: str, version: Any, kind: Any, mode: str, bits: int
+) -> None:
+    voxels = (np.arange(5 * 7 * 3) % 2).reshape(5, 7, 3).astype(kind)
+    version(voxels, np.eye(4)).to_filename(tmp_path / name)
+    read = partial(READ, intensity_range="image")
+    facts = [inspected(tmp_path / f"{name}@{index:03}", read) for index in range(3)]
+    assert {fact[1:6] for fact in facts} == {("NIfTI", mode, bits, 7, 5)}
+    assert len({fact.place for fact in facts}) == 3
+    assert [fact.problem for fact in facts] == [""] * 3
+
+
+def test_slices_have_one_place_by_whatever_link_their_volume_is_reached(tmp_path: Path) -> None:
+    nibabel.Nifti1Image(np.zeros((5, 7, 3), np.uint8), np.eye(4)).to_filename(tmp_path / "a.nii")
+    (tmp_path / "link.nii").symlink_to(tmp_path / "a.nii")
+    assert inspected(tmp_path / "a.nii@001").place == inspected(tmp_path / "link.nii@001").place
+
+
+@pytest.mark.parametrize("damage", ["vanished", "empty"])
+def test_a_slice_whose_volume_is_gone_or_empty_is_named_so(tmp_path: Path, damage: str) -> None:
+    if damage == "empty":
+        (tmp_path / "a.nii").touch()
+    problem = {"vanished": VANISHED, "empty": EMPTY}[damage]
+    assert inspected(tmp_path / "a.nii@001").problem == problem
+
+
+@pytest.mark.parametrize("syntax", [ExplicitVRLittleEndian, DeflatedExplicitVRLittleEndian])
+def test_a_dicom_file_says_what_it_is_unless_its_header_is_packed(
+    tmp_path: Path, syntax: str
+) -> None:
+    dataset = Dataset()
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = syntax
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, "1.2.3"
+    dataset.Rows, dataset.Columns, dataset.SamplesPerPixel = 5, 7, 1
+    dataset.PhotometricInterpretation, dataset.PixelRepresentation = "MONOCHROME2", 0
+    dataset.BitsAllocated, dataset.BitsStored, dataset.HighBit = 16, 12, 11
+    dataset.PixelData = bytes(5 * 7 * 2)
+    dataset.save_as(tmp_path / "a.dcm", enforce_file_format=True)
+    facts = inspected(tmp_path / "a.dcm")
+    known = ("DICOM", "L", 12, 7, 5) if syntax == ExplicitVRLittleEndian else ("DICOM", "", 0, 0, 0)
+    assert facts[1:6] == known
 
 
 def test_the_content_says_what_the_format_is(tmp_path: Path) -> None:

@@ -27,6 +27,8 @@ from pydicom.uid import (
 )
 
 from datasets import ImageFolderDataset, ImagePaths, UnreadableImageError, find_images, read_image
+from recon.errors import UserError
+from recon.pipeline import run_evaluation, run_training
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(5)
@@ -660,3 +662,69 @@ def test_a_plain_colour_is_not_constant(tmp_path: Path) -> None:
     assert read_image(tmp_path / "a.png", refuse_constant=True).shape == (3, 8, 8)
     with pytest.raises(UnreadableImageError, match="constant"):
         read_image(tmp_path / "a.png", channels=1, refuse_constant=True)
+
+
+# Through training and evaluation
+
+
+def test_slices_are_trained_on_and_evaluated_and_constants_are_skipped_and_listed(
+    tmp_path: Path, make_settings: Any, network: Any, caplog: pytest.LogCaptureFixture
+) -> None:
+    voxels = RNG.random((18, 21, 6)).astype(np.float32)
+    voxels[..., 3] = 0.5
+    for part in ("train", "test"):
+        (tmp_path / part).mkdir()
+        nifti(tmp_path / part / "case.nii.gz", voxels)
+    settings = make_settings(
+        tile_size=(18, 21), input_normalization="zscore", color_mode="grey", num_epochs=1
+    )
+    with caplog.at_level("WARNING", "recon"):
+        run_training(settings, "mse", network, ImageFolderDataset)
+    flat = tmp_path / "train/case.nii.gz@003"
+    assert f"  {flat}: constant, so it has no z-score" in caplog.text
+    run_evaluation(settings, "mse", network, ImageFolderDataset)
+    rows = (tmp_path / "metrics.csv").read_text(encoding="utf-8").splitlines()[1:]
+    read = [f"{tmp_path}/test/case.nii.gz@{index:03}" for index in (0, 1, 2, 4, 5)]
+    assert [row.partition(",")[0] for row in rows] == read
+    pictures = sorted(path.name for path in (tmp_path / "pictures").iterdir())
+    assert pictures == [f"{Path(path).name}_comparison.png" for path in read]
+
+
+def test_a_model_refuses_volumes_cut_along_another_axis(
+    tmp_path: Path, make_settings: Any, network: Any
+) -> None:
+    (tmp_path / "train").mkdir()
+    nifti(tmp_path / "train/case.nii", VOLUME)
+    settings = make_settings(folder_path_test=str(tmp_path / "train"), slice_axis=0, num_epochs=1)
+    run_training(settings, "mse", network, ImageFolderDataset)
+    asked = frozenset({"slice_axis"})
+    other = settings.model_copy(update={"slice_axis": 1})
+    with pytest.raises(UserError, match="slice_axis = 1 contradicts"):
+        run_evaluation(other, "mse", network, ImageFolderDataset, asked=asked)
+    assert run_evaluation(other, "mse", network, ImageFolderDataset).statistics
+
+
+@pytest.mark.parametrize(
+    "change", [{"intensity_range": "image"}, {"input_normalization": "zscore"}]
+)
+def test_tiles_cached_by_another_reading_are_not_served(
+    tmp_path: Path, make_settings: Any, network: Any, change: dict[str, Any]
+) -> None:
+    """On disk the cache outlives the run, and its 8-bit tiles show neither range nor refusal."""
+    (tmp_path / "train").mkdir()
+    for index in range(4):
+        Image.fromarray(GREY // (index + 1)).save(tmp_path / f"train/{index}.png")
+    Image.new("L", (8, 8), 9).save(tmp_path / "train/flat.png")
+
+    def trained(cache: str, **changes: Any) -> torch.Tensor:
+        settings = make_settings(
+            cache=cache, cache_folder=str(tmp_path / "cache"), num_epochs=1, resume="", **changes
+        )
+        final = run_training(settings, "mse", network, ImageFolderDataset)
+        return torch.load(final, weights_only=True)["encoder.0.weight"]
+
+    plain = trained("disk")
+    assert any((tmp_path / "cache").iterdir())
+    changed = trained("disk", **change)
+    assert torch.equal(changed, trained("none", **change))
+    assert not torch.equal(changed, plain)

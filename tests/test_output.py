@@ -1,7 +1,7 @@
 import torch
 from torch import Tensor, nn
 
-from recon.models.output import Output, reconstruct
+from recon.models.output import Output, encode, joined, reconstruct, sigmoid_output
 
 
 class Decoded(nn.Module):
@@ -43,14 +43,49 @@ def test_an_output_is_handed_on_as_it_is() -> None:
     for model in (Whole(), Bare()):
         result = reconstruct(model, IMAGES)
         assert isinstance(result, Output)
-        assert all(torch.equal(a, b) for a, b in zip(result, expected, strict=True))
+        assert all(torch.equal(a, b) for a, b in zip(result[:3], expected[:3], strict=True))
+        assert result.logits is None
 
 
 def test_an_output_names_its_parts_in_their_order() -> None:
-    assert Output._fields == ("reconstruction", "latent", "penalty")
+    assert Output._fields[:3] == ("reconstruction", "latent", "penalty")
 
 
 def test_gradients_pass_through() -> None:
     images = IMAGES.clone().requires_grad_()
     reconstruct(Decoded(), images).reconstruction.sum().backward()
     assert torch.equal(images.grad, torch.full_like(images, 0.5))
+
+
+def test_the_reconstruction_of_logits_is_a_sigmoid_in_full_precision() -> None:
+    logits = torch.full((1, 1, 2, 2), 8.0, dtype=torch.bfloat16)
+    output = sigmoid_output(logits, torch.empty(1, 0))
+    assert output.reconstruction.dtype == torch.float32
+    assert torch.equal(output.reconstruction, torch.sigmoid(logits.float()))
+    assert torch.equal(output.penalty, torch.zeros(1))
+
+
+def test_the_pieces_of_a_batch_join_in_their_order() -> None:
+    pieces = [Whole()(part)._replace(codes=torch.ones(1, 2, 2).long()) for part in IMAGES.chunk(2)]
+    whole = joined(pieces)
+    assert torch.equal(whole.reconstruction, IMAGES / 2)
+    assert whole.logits is None
+    assert whole.codes is not None
+    assert whole.codes.shape == (2, 2, 2)
+
+
+def test_a_detached_output_holds_on_to_no_graph() -> None:
+    images = IMAGES.clone().requires_grad_()
+    detached = Whole()(images).detached()
+    assert not any(part is not None and part.requires_grad for part in detached)
+
+
+def test_encoding_asks_the_network_or_else_its_encoder() -> None:
+    class Own(Whole):
+        def encode(self, images: Tensor) -> Tensor:
+            return images + 1
+
+    plain = nn.Module()
+    plain.encoder = nn.Flatten()
+    assert torch.equal(encode(Own(), IMAGES), IMAGES + 1)
+    assert torch.equal(encode(plain, IMAGES), IMAGES.flatten(1))

@@ -1,6 +1,7 @@
 import csv
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -266,8 +267,8 @@ def test_auto_picks_the_newest(
 ) -> None:
     train(num_epochs=2, **places(tmp_path, "run"))
     (tmp_path / "run" / LAST).unlink()
-    older = (tmp_path / "run/Model_AE_epoch_001.pth").read_bytes()
-    (tmp_path / "run/Model_AE_epoch_000.pth").write_bytes(older)
+    older = tmp_path / "run/Model_AE_epoch_001.pth"
+    shutil.copy2(older, older.with_name("Model_AE_epoch_009.pth"))  # Of a longer run before.
     caplog.set_level("INFO", "recon")
     train(num_epochs=2, **places(tmp_path, "run"), resume="auto")
     assert "Model_AE_epoch_002.pth after epoch 2" in caplog.text

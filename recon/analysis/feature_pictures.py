@@ -253,6 +253,7 @@ def _show(axes: Axes, picture: NDArray[Any], title: str, about: str) -> None:
     limits = (0, 255) if picture.dtype == np.uint8 else _limits(picture)
     colours = "gray" if picture.dtype == np.uint8 else COLOURS
     axes.imshow(picture, colours, interpolation=SMOOTH, clim=limits)
+    axes.set_anchor("NW")
     above: dict[str, Any] = {"xycoords": "axes fraction", "textcoords": "offset points"}
     axes.annotate(title, (0, 1), (0, 24), fontsize=8, color=INK, **above)
     axes.annotate(about, (0, 1), (0, 20), fontsize=6.5, color=GREY, va="top", **above)

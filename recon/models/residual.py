@@ -102,8 +102,11 @@ class _Stage(nn.Module):
         self.layer = kind(*widths, kernel_size=3, stride=stride, padding=1)
         # No normalisation follows: torch's own start would shrink the signal a hundredfold on its
         # way to the latent and back. A transposed convolution's inputs come first in its weight.
-        mode = "fan_out" if kind is nn.ConvTranspose2d else "fan_in"
-        nn.init.kaiming_normal_(self.layer.weight, mode=mode, nonlinearity="linear")
+        nn.init.kaiming_normal_(
+            self.layer.weight,
+            mode="fan_out" if kind is nn.ConvTranspose2d else "fan_in",
+            nonlinearity="linear",
+        )
         made = (_Block(kind, widths[1], ACTIVATIONS[activation]) for _ in range(blocks))
         self.blocks = nn.Sequential(*made)
 
@@ -122,17 +125,18 @@ class _Block(nn.Module):
 
     def __init__(self, kind: Kind, width: int, activation: Callable[[], nn.Module]) -> None:
         super().__init__()
+        last = nn.BatchNorm2d(width)
+        # Every block starts as the identity (Goyal et al. 2017, arXiv:1706.02677, section 5.1):
+        # the 60 blocks of a network of 10 a scale would else bury its input.
+        nn.init.zeros_(last.weight)
         # Without bias, which the normalisation would take off again.
         self.layers = nn.Sequential(
             kind(width, width, kernel_size=3, padding=1, bias=False),
             nn.BatchNorm2d(width),
             activation(),
             kind(width, width, kernel_size=3, padding=1, bias=False),
-            nn.BatchNorm2d(width),
+            last,
         )
-        # Every block starts as the identity (Goyal et al. 2017, arXiv:1706.02677, section 5.1):
-        # the 60 blocks of a network of 10 a scale would else bury its input.
-        nn.init.zeros_(self.layers[-1].weight)
 
     def forward(self, features: Tensor) -> Tensor:
         """Map (N, F, h, w) to the same shape."""

@@ -82,8 +82,8 @@ def _criterion(
 ) -> Objective:
     name = f"loss_weights_{objective}"
     further = further_terms(settings, objective, auto_encoder, runtime)
-    size = settings.tile_size if settings.crop_size is None else settings.crop_size
-    blank = torch.zeros(1, CHANNELS[settings.color_mode], *edges(size), device=runtime.device)
+    window = _window(settings, objective)
+    blank = torch.zeros(1, CHANNELS[settings.color_mode], *window, device=runtime.device)
     try:
         criterion = Objective(getattr(settings, name), further, summed=objective == "vae")
         with torch.no_grad():  # A term that images of this size are too small for says so now.
@@ -93,18 +93,18 @@ def _criterion(
     return criterion
 
 
+def _window(settings: Settings, objective: str) -> tuple[int, int]:
+    """Height and width of what is trained on, in pixels."""
+    tile = edges(settings.tile_size)
+    if settings.crop_size is None or architecture_of(settings, objective) in ONE_SIZE:
+        return tile
+    crop = edges(settings.crop_size)
+    return min(crop[0], tile[0]), min(crop[1], tile[1])
+
+
 def _augmentation(settings: Settings, objective: str) -> Callable[[Tensor, int, Tensor], Tensor]:
     """A function of images in [0, 1], (N, C, H, W), a seed, and their places in the batch."""
-    tile = edges(settings.tile_size)
-    crop = tile if settings.crop_size is None else edges(settings.crop_size)
-    if crop[0] > tile[0] or crop[1] > tile[1]:
-        raise UserError(f"crop_size must be at most tile_size = {tile}, got {crop}")
-    architecture = architecture_of(settings, objective)
-    if crop != tile and architecture in ONE_SIZE:
-        raise UserError(
-            f"crop_size must be None for architecture {architecture!r}, whose latent holds for "
-            f"one size of image, got {crop}"
-        )
+    window = _window(settings, objective)
     prefix = "augment_"
     values = {
         name.removeprefix(prefix): getattr(settings, name)
@@ -113,7 +113,7 @@ def _augmentation(settings: Settings, objective: str) -> Callable[[Tensor, int, 
     }
     ranges = AugmentationRanges(**values) if settings.augmentation else NO_AUGMENTATION
     return lambda images, seed, places: augment(
-        images, ranges, seed=seed, crop_size=crop, places=places
+        images, ranges, seed=seed, crop_size=window, places=places
     )
 
 

@@ -25,17 +25,17 @@ def evaluation_command(
         if name in asked and not name.startswith("model_path_")
     ]
     flags = as_flags(settings.model_copy(update={path: str(model)}), [path, *names])
-    return f"{_script(f'Evaluation_{objective.upper()}.py')} {flags}"
+    return f"{script_command(f'Evaluation_{objective.upper()}.py')} {flags}"
 
 
 def resume_command(settings: Settings, objective: str, asked: frozenset[str]) -> str:
     """The command that goes on with a run that was interrupted."""
     names = [name for name in Settings.model_fields if name in asked - {"resume"}]
     flags = as_flags(settings.model_copy(update={"resume": "auto"}), ["resume", *names])
-    return f"{_script(f'Training_{objective.upper()}.py')} {flags}"
+    return f"{script_command(f'Training_{objective.upper()}.py')} {flags}"
 
 
-def _script(name: str) -> str:
+def script_command(name: str) -> str:
     """Interpreter and script, as short as they work from here."""
     found = shutil.which("python")
     same = found is not None and Path(found).resolve() == Path(sys.executable).resolve()

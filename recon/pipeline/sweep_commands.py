@@ -4,7 +4,7 @@ import shlex
 from collections.abc import Collection
 from pathlib import Path
 
-from recon.pipeline.commands import _script
+from recon.pipeline.commands import script_command
 from recon.settings import Settings
 from recon.sources import as_flags
 
@@ -13,7 +13,7 @@ __all__ = ["sweep_command", "training_command"]
 
 def sweep_command(settings: Settings, asked: Collection[str]) -> str:
     """The command that goes on with a sweep: the one that began it."""
-    return f"{_script('Sweep.py')} {_flags(settings, asked)}".rstrip()
+    return f"{script_command('Sweep.py')} {_flags(settings, asked)}".rstrip()
 
 
 def training_command(
@@ -22,7 +22,7 @@ def training_command(
     """The command that trains with the best settings and all else that was asked for."""
     # A flag would win over the file.
     kept = [name for name in asked if name not in swept and not name.startswith("sweep_")]
-    script = _script(f"Training_{objective.upper()}.py")
+    script = script_command(f"Training_{objective.upper()}.py")
     return f"{script} --config {shlex.quote(str(best))} {_flags(settings, kept)}".rstrip()
 
 

@@ -58,8 +58,8 @@ class Results:
             completed = [row for row in rows if row.state == "complete"]
             best = min(completed, key=_loss, default=None)
             write_trials(self.folder / "trials.xlsx", rows, list(self.dimensions), self.run)
-            self._draw_curves(rows)
             if best is not None:
+                self._draw_curves(completed)
                 self._draw_parallel(completed)
                 self._draw_importances()
                 self._write_best(best)
@@ -89,16 +89,12 @@ class Results:
         )
 
     def _draw_curves(self, rows: list[TrialRow]) -> None:
-        shown = [
-            row for row in rows if row.loss is not None and row.state in ("complete", "pruned")
-        ]
         trials = self.study.get_trials(deepcopy=False)
         curves = {
             f"trial {row.number}": trials[row.number].user_attrs[LOG][0]
-            for row in sorted(shown, key=_loss)
+            for row in sorted(rows, key=_loss)
         }
-        if curves:
-            plot_loss_curves(curves, self.folder / "loss_curves.png")
+        plot_loss_curves(curves, self.folder / "loss_curves.png")
 
     def _draw_parallel(self, rows: list[TrialRow]) -> None:
         scales = [

@@ -74,15 +74,7 @@ def run_training(
         stack.enter_context(_explained(settings, objective, asked))
         trainer, data = assemble(settings, objective, auto_encoder, datasets, runtime)
         _check_space(folder, trainer.model)
-        keeper = Keeper(
-            folder=folder,
-            loss_file=loss_file,
-            interval=settings.save_interval,
-            most=settings.keep_checkpoints,
-            tag=objective.upper(),
-            provenance=_provenance(settings, objective, trainer, data),
-            draw=plot_curves,
-        )
+        keeper = _keeper(settings, objective, trainer, data)
         _resume(trainer, keeper, settings.resume)
         tracking = _tracking(settings, objective, trainer, keeper)
         stack.callback(tracking.finish)
@@ -93,6 +85,18 @@ def run_training(
     logger.info("Model: %s", final)
     logger.info("Evaluate it with:\n  %s", evaluation_command(settings, objective, asked, final))
     return final
+
+
+def _keeper(settings: Settings, objective: str, trainer: Trainer, data: dict[str, Any]) -> Keeper:
+    return Keeper(
+        folder=Path(settings.of("model_saved_location", objective)),
+        loss_file=Path(settings.of("training_loss_file", objective)),
+        interval=settings.save_interval,
+        most=settings.keep_checkpoints,
+        tag=objective.upper(),
+        provenance=_provenance(settings, objective, trainer, data),
+        draw=plot_curves,
+    )
 
 
 def _keep(

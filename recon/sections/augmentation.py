@@ -13,27 +13,28 @@ class Augmentation(Section):
     title = "Augmentation"
     augmentation: bool = Field(True, description="on or off as a whole")
     crop_size: Size | None = Field(
-        None,
-        description="pixels: train on random windows of this edge or (height, width); None: whole",
+        128,
+        description="pixels: train on random windows of this edge or (height, width), of whole "
+        "tiles where these are smaller; None: on whole tiles, as dense and vae always do",
     )
     augment_probability: float = Field(
-        1.0, ge=0, le=1, description="of any change but flips and crops, which every image gets"
+        0.6, ge=0, le=1, description="of any change but flips and crops, which every image gets"
     )
     augment_rotation: float = Field(45.0, ge=0, le=180, description="degrees, either way")
     augment_horizontal_flip: float = Field(0.5, ge=0, le=1, description="probability")
     augment_vertical_flip: float = Field(0.5, ge=0, le=1, description="probability")
     augment_affine_rotation: float = Field(10.0, ge=0, le=180, description="degrees, either way")
-    augment_translate: float = Field(0.1, ge=0, le=1, description="part of the edge, either way")
-    augment_scale: Range = Field((0.9, 1.1), description="factor, lowest and highest")
-    augment_shear: float = Field(5.0, ge=0, le=89, description="degrees, either way")
+    augment_translate: float = Field(0.0, ge=0, le=1, description="part of the edge, either way")
+    augment_scale: Range = Field((0.6, 1.7), description="factor, lowest and highest")
+    augment_shear: float = Field(0.0, ge=0, le=89, description="degrees, either way")
     augment_brightness: float = Field(0.2, ge=0, le=1, description="factor 1 - b to 1 + b")
     augment_contrast: float = Field(0.2, ge=0, le=1, description="factor 1 - c to 1 + c")
     augment_saturation: float = Field(0.2, ge=0, le=1, description="factor 1 - s to 1 + s")
-    augment_hue: float = Field(0.1, ge=0, le=0.5, description="turns of the colour wheel")
+    augment_hue: float = Field(0.05, ge=0, le=0.5, description="turns of the colour wheel")
     augment_blur_kernel: int = Field(5, ge=1, description="pixels, odd")
-    augment_blur_sigma: Range = Field((0.1, 2.0), description="pixels; (0, 0): none")
+    augment_blur_sigma: Range = Field((0.1, 0.8), description="pixels; (0, 0): none")
     augment_stain: float = Field(
-        0.0, ge=0, le=1, description="strength of the haematoxylin and eosin variation; 0: none"
+        0.25, ge=0, le=1, description="strength of the haematoxylin and eosin variation; 0: none"
     )
 
     @field_validator("augment_blur_kernel")

@@ -54,7 +54,7 @@ class Optimisation(Section):
     optimizer: Literal["adam", "adamw"] = Field(
         "adamw", description="adamw decays weights apart from the gradient"
     )
-    learning_rate: float = Field(1e-3, gt=0, description="peak, per step")
+    learning_rate: float = Field(4e-4, gt=0, description="peak, per step")
     weight_decay: float = Field(1e-5, ge=0, description="per step")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="learning rate after the warm-up: cosine to zero, or constant"

@@ -1,0 +1,39 @@
+"""Brain MRI, dense autoencoder.
+
+python Training_MSE.py --config recipes/brain_mri_dense.py
+"""
+
+folder_path_train = "data/brain_mri/Training"
+folder_path_test = "data/brain_mri/Testing"
+model_saved_location_mse = "checkpoints/brain_mri_dense"
+training_loss_file_mse = "training_loss_brain_mri_dense.csv"
+model_path_mse = "checkpoints/brain_mri_dense/Final_Model_AE_MSE.pth"
+recon_output_mse = "reconstructed_images/brain_mri_dense"
+reconstruction_metrics_mse = "reconstructed_images/brain_mri_dense.xlsx"
+
+architecture = "dense"
+latent_dim = 512
+color_mode = "grey"
+tile_size = 128
+input_normalization = "none"
+validation_fraction = 0.05
+validation_group = "image"  # The set names no patients.
+
+num_epochs = 40
+batch_size_train = 16
+learning_rate = 1e-3
+weight_decay = 1e-2
+
+augment_probability = 0.7
+augment_rotation = 8.0
+augment_affine_rotation = 0.0
+augment_vertical_flip = 0.0
+augment_translate = 0.04
+augment_scale = (0.93, 1.07)
+augment_shear = 2.0
+augment_brightness = 0.1
+augment_contrast = 0.1
+augment_saturation = 0.0
+augment_hue = 0.0
+augment_blur_sigma = (0.0, 0.0)
+augment_stain = 0.0

@@ -1,0 +1,24 @@
+"""Brain MRI, variational autoencoder.
+
+python Training_VAE.py --config recipes/brain_mri_vae.py
+"""
+
+folder_path_train = "data/brain_mri/Training"
+folder_path_test = "data/brain_mri/Testing"
+model_saved_location_vae = "checkpoints/brain_mri_vae"
+training_loss_file_vae = "training_loss_brain_mri_vae.csv"
+model_path_vae = "checkpoints/brain_mri_vae/Final_Model_AE_VAE.pth"
+recon_output_vae = "reconstructed_images/brain_mri_vae"
+reconstruction_metrics_vae = "reconstructed_images/brain_mri_vae.xlsx"
+
+latent_dim = 512
+color_mode = "grey"
+tile_size = 128
+input_normalization = "none"
+validation_fraction = 0.05
+validation_group = "image"  # The set names no patients.
+
+num_epochs = 40
+batch_size_train = 16
+learning_rate = 1e-3
+augmentation = False

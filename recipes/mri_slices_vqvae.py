@@ -1,0 +1,31 @@
+"""MRI slices (NIfTI), VQ-VAE.
+
+python Training_VQVAE.py --config recipes/mri_slices_vqvae.py
+"""
+
+folder_path_train = "data/nifti_slices/slices_train"
+folder_path_validation = "data/nifti_slices/slices_validate"
+folder_path_test = "data/nifti_slices/slices_test"
+model_saved_location_vqvae = "checkpoints/mri_slices_vqvae"
+training_loss_file_vqvae = "training_loss_mri_slices_vqvae.csv"
+model_path_vqvae = "checkpoints/mri_slices_vqvae/Final_Model_AE_VQVAE.pth"
+recon_output_vqvae = "reconstructed_images/mri_slices_vqvae"
+reconstruction_metrics_vqvae = "reconstructed_images/mri_slices_vqvae.xlsx"
+
+color_mode = "grey"
+tile_size = (182, 217)
+input_normalization = "zscore"
+loss_weights_vqvae = {"mse": 1.0, "ssim": 0.1}
+
+num_epochs = 60
+batch_size_train = 8
+learning_rate = 1e-3
+crop_size = 128
+
+augment_rotation = 10.0
+augment_affine_rotation = 0.0
+augment_scale = (0.9, 1.1)
+augment_saturation = 0.0
+augment_hue = 0.0
+augment_blur_sigma = (0.0, 0.0)
+augment_stain = 0.0
