@@ -45,21 +45,18 @@ def run_layers(
         asked: Names of the settings given on the command line.
 
     Returns:
-        The folder of each image.
+        The folder of each image; none on any rank but the first.
 
     Raises:
         UserError: For anything that the user can put right.
     """
     output = Path(settings.layers_output)
-    if output.resolve().is_relative_to(Path(settings.folder_path_layers).resolve()):
-        raise UserError(
-            f"layers_output must not lie in folder_path_layers, got {str(output)!r}: the pictures "
-            f"would be drawn the next time"
-        )
-    check_writable(output, "layers_output")
+    _check_output(output, settings.folder_path_layers)
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
+    if not runtime.ranks.first:
+        return []  # One process draws; under torchrun others would write the same files.
     path = Path(settings.model_path_layers)
     model = load_model(path, settings, auto_encoder, runtime, asked=asked)
     dataset = open_folder(
@@ -82,6 +79,15 @@ def run_layers(
         raise UserError(f"none of the {len(chosen)} images can be read: {unreadable[0]}")
     report_unreadable(unreadable)
     return folders
+
+
+def _check_output(output: Path, folder: str) -> None:
+    if output.resolve().is_relative_to(Path(folder).resolve()):
+        raise UserError(
+            f"layers_output must not lie in folder_path_layers, got {str(output)!r}: the pictures "
+            f"would be drawn the next time"
+        )
+    check_writable(output, "layers_output")
 
 
 def _choose(count: int, number: int) -> list[int]:
