@@ -4,10 +4,12 @@ import logging
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path, PurePath
+from typing import NamedTuple
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recon.analysis.feature_pictures import draw_channels, draw_latent, draw_layers
@@ -24,7 +26,7 @@ from recon.pipeline.models import LoadedModel, load_model
 from recon.settings import Settings
 from recon.training.runtime import start_runtime, unwrap
 
-__all__ = ["run_layers"]
+__all__ = ["look_inside", "run_layers"]
 
 logger = logging.getLogger("recon")
 
@@ -104,23 +106,61 @@ def _names(dataset: FolderDataset, chosen: Sequence[int]) -> list[str]:
     return [p if counts[s] > 1 else s for p, s in zip(paths, stems, strict=True)]
 
 
-def _draw(model: LoadedModel, image: Tensor, folder: Path, *, every_channel: bool) -> None:
-    """Write the pictures of one image, (1, C, H, W) in [0, 1]."""
+def look_inside(model: LoadedModel, images: FolderDataset, index: int) -> tuple[Figure, Figure]:
+    """What every layer makes of an image, and its latent as a picture.
+
+    Args:
+        model: An opened model.
+        images: Opened images.
+        index: Which of them.
+    """
+    inside = _inside(model, to_unit_range(images[index][None].to(model.runtime.device)))
+    return inside.layers(), inside.in_between()
+
+
+class _Inside(NamedTuple):
+    """One image on its way through a network."""
+
+    original: NDArray[np.uint8]  # (H, W) or (H, W, 3)
+    maps: dict[str, Tensor]  # (C, h, w) or (F,), by layer
+    kinds: dict[str, str]  # of the layers
+    latent: Tensor
+    reconstruction: NDArray[np.uint8]
+    codes: int | None  # in the codebook, where there is one
+
+    def layers(self) -> Figure:
+        return draw_layers(self.original, self.maps, self.reconstruction, kinds=self.kinds)
+
+    def in_between(self) -> Figure:
+        return draw_latent(self.original, self.latent, self.reconstruction, codes=self.codes)
+
+
+def _inside(model: LoadedModel, image: Tensor) -> _Inside:
+    """Pass an image, (1, C, H, W) in [0, 1], through the network and keep what arises."""
     network = unwrap(model.model)
     prepared = model.preparation.normalize(image).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), model.runtime.autocast():
         maps = {name: of[0] for name, of in feature_maps(network, prepared).items()}
         latent = Encoder(network, "none")(prepared)[0]
-    original = to_picture(image)[0]
-    reconstruction = to_picture(model.reconstruct(image))[0]
     codebook = getattr(network, "codebook", None)
-    codes = len(codebook.usage) if isinstance(codebook, Codebook) else None
-    kinds = {name: _kind(network, name) for name in maps}
-    _save(draw_layers(original, maps, reconstruction, kinds=kinds), folder / "layers.png")
-    _save(draw_latent(original, latent, reconstruction, codes=codes), folder / "latent.png")
+    return _Inside(
+        to_picture(image)[0],
+        maps,
+        {name: _kind(network, name) for name in maps},
+        latent,
+        to_picture(model.reconstruct(image))[0],
+        len(codebook.usage) if isinstance(codebook, Codebook) else None,
+    )
+
+
+def _draw(model: LoadedModel, image: Tensor, folder: Path, *, every_channel: bool) -> None:
+    """Write the pictures of one image, (1, C, H, W) in [0, 1]."""
+    inside = _inside(model, image)
+    _save(inside.layers(), folder / "layers.png")
+    _save(inside.in_between(), folder / "latent.png")
     if every_channel:
-        for place, (name, of_layer) in enumerate(maps.items(), start=1):
-            drawn = draw_channels(f"{name}  {kinds[name]}", of_layer)
+        for place, (name, of_layer) in enumerate(inside.maps.items(), start=1):
+            drawn = draw_channels(f"{name}  {inside.kinds[name]}", of_layer)
             _save(drawn, folder / "channels" / f"{place:03d}_{name}.png")
 
 
