@@ -133,3 +133,32 @@ def test_only_the_first_rank_speaks(runs: dict[int, Path]) -> None:
     lines = (runs[2] / "stdout").read_text().splitlines()
     assert sum(line.startswith("Epoch 1/2, Average Loss: ") for line in lines) == 1
     assert sum(line.startswith("Workbook: ") for line in lines) == 1
+
+
+def test_two_ranks_learn_one_codebook(tmp_path: Path) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for i in range(8):
+        path = tmp_path / f"images/{'ab'[i % 2]}/{i}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        save_image(torch.rand(3, 32, 32, generator=generator), path)
+    flags = {
+        "GPUs": "", "precision": "float32", "num_workers": "0", "tile_size": "32",
+        "num_epochs": "3", "batch_size_train": "4", "validation_group": "image",
+        "validation_fraction": "0.3", "codebook_size": "16", "code_dim": "4",
+        "folder_path_train": str(tmp_path / "images"),
+        "model_saved_location_vqvae": str(tmp_path / "out"),
+        "training_loss_file_vqvae": str(tmp_path / "loss.csv"),
+    }  # fmt: skip
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone"]
+    command += ["--nproc_per_node=2", str(ROOT / "Training_VQVAE.py")]
+    command += [part for name, value in flags.items() for part in (f"--{name}", value)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        command, capture_output=True, text=True, env=environment, check=False, timeout=180
+    )
+    assert done.returncode == 0, done.stderr
+    log = pd.read_csv(tmp_path / "loss.csv")
+    assert log["Codes Used"].between(1, 16).all()
+    assert log["Perplexity"].between(1, 16).all()
+    weights = torch.load(tmp_path / "out/Final_Model_AE_VQVAE.pth", weights_only=True)
+    assert all(value.isfinite().all() for value in weights.values())
