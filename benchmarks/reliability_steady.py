@@ -28,7 +28,22 @@ __all__ = ["determinism", "flatness"]
 
 GROWTH = 5e6  # bytes
 MANY = 100  # epochs
-LOSSES = ({"mse": 1.0}, {"l1": 1.0}, {"ssim": 1.0}, {"mse": 0.5, "l1": 0.2, "ssim": 0.3})
+# Objective and settings: every loss with the shipped network, and every network.
+SYSTEMS: tuple[tuple[str, dict[str, Any]], ...] = (
+    ("mse", {"loss_weights_mse": {"mse": 0.5, "l1": 0.2, "ssim": 0.3}}),
+    ("mse", {"loss_weights_mse": {"mse": 1.0}}),
+    ("mse", {"loss_weights_mse": {"l1": 1.0}}),
+    ("mse", {"loss_weights_mse": {"bce": 1.0}}),
+    ("mse", {"loss_weights_mse": {"ms_ssim": 1.0}, "tile_size": 176}),
+    ("ssim", {"loss_weights_ssim": {"ssim": 1.0}}),
+    ("mse", {"architecture": "residual", "residual_blocks": 2}),
+    ("mse", {"architecture": "dense", "color_mode": "grey"}),
+    ("mse", {"architecture": "unet", "unet_width": 8, "noise_std": 0.3}),
+    ("vae", {"beta_warmup": 0.5}),
+    ("vqvae", {"codebook": "ema"}),
+    ("vqvae", {"codebook": "gradient", "input_normalization": "zscore"}),
+)
+RUNS = ((0, 1), (2, 1), (0, 2))  # worker processes, and which time
 PRECISIONS = ("float32", "bfloat16")
 
 
@@ -94,30 +109,28 @@ def _train_watched(sampler: Sampler, settings: Settings, asked: frozenset[str]) 
 
 
 def determinism(scratch: Path, combinations: int) -> Result:
-    """Train the shipped network again and again with `deterministic`, and compare the weights."""
+    """Train every network again and again with `deterministic`, and compare the weights."""
     images, failures, runs = write_images(scratch / "images", 12), list[str](), 0
-    chosen = list(product(reversed(LOSSES), PRECISIONS))[:combinations]
-    for number, (loss, precision) in enumerate(chosen):
-        hashes = set()
-        for workers, again in ((0, 1), (2, 1), (0, 2), (2, 2))[: 4 if combinations > 1 else 2]:
+    chosen = list(product(SYSTEMS, PRECISIONS))[:combinations]
+    for number, ((objective, own), precision) in enumerate(chosen):
+        hashes, ended = set(), set()
+        for workers, again in RUNS[: 3 if combinations > 1 else 2]:
             out = scratch / f"{number}-{workers}-{again}"
-            log = out.with_suffix(".log")
-            code = wait(
-                fork(log, _train_deterministic, _settings(images, out, loss, precision, workers))
-            )
+            log, report = out.with_suffix(".log"), out / "hash"
+            common = _settings(images, out, objective, precision, workers)
+            ended.add(wait(fork(log, partial(_train_deterministic, objective), common | own)))
             runs += 1
-            report = out / "hash"
-            hashes.add(report.read_text() if code == 0 else log.with_suffix(".err").read_text())
+            hashes.add(report.read_text() if report.is_file() else log.with_suffix(".err").name)
             _empty(out)
-        failures += [f"{loss}, {precision}: {hashes}"] if len(hashes) > 1 else []
-    figure = (
-        f"{len(chosen) - len(failures)} of {len(chosen)} losses and precisions equal bit for bit"
-    )
-    return Result("deterministic training", f"{figure} ({runs} runs, 0 and 2 workers)", failures)
+        if len(hashes) > 1 or ended != {0}:
+            failures.append(f"{objective}, {own}, {precision}: {hashes}, exit {ended}")
+    equal = f"{len(chosen) - len(failures)} of {len(chosen)} pairs of system and precision"
+    figure = f"{equal} equal bit for bit ({runs} runs, 0 and 2 workers)"
+    return Result("deterministic training", figure, failures)
 
 
 def _settings(
-    images: Path, out: Path, loss: dict[str, float], precision: str, workers: int
+    images: Path, out: Path, objective: str, precision: str, workers: int
 ) -> dict[str, Any]:
     return {
         "GPUs": "",
@@ -126,17 +139,16 @@ def _settings(
         "batch_size_train": 4,
         "num_epochs": 1,
         "validation_fraction": 0.0,
-        "model_saved_location_mse": str(out),
-        "training_loss_file_mse": str(out / "loss.csv"),
-        "loss_weights_mse": loss,
+        f"model_saved_location_{objective}": str(out),
+        f"training_loss_file_{objective}": str(out / "loss.csv"),
         "precision": precision,
         "num_workers": workers,
         "deterministic": True,
     }
 
 
-def _train_deterministic(settings: dict[str, Any]) -> int:
-    final = run_training(Settings(**settings), "mse", AutoEncoder, ImageFolderDataset)
+def _train_deterministic(objective: str, settings: dict[str, Any]) -> int:
+    final = run_training(Settings(**settings), objective, AutoEncoder, ImageFolderDataset)
     (final.parent / "hash").write_text(hash_weights(torch.load(final, weights_only=True)))
     return 0
 

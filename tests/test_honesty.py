@@ -1,17 +1,20 @@
 """Runs that would flatter are refused or say so."""
 
 import json
+import os
+import signal
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
 import pytest
+from torch.utils.data import get_worker_info
 
 from datasets import ImageFolderDataset
 from recon.errors import UserError
 from recon.files import exclusive
-from recon.pipeline import run_evaluation
+from recon.pipeline import run_evaluation, run_training
 from recon.training.resume import LAST, find_checkpoint
 
 Train = Callable[..., object]
@@ -125,3 +128,22 @@ def test_deterministic_rows_do_not_depend_on_the_batch_size_by_a_bit(
         rows.append((tmp_path / "metrics.csv").read_bytes())
     assert rows[0] == rows[1] == rows[2]
     assert len(rows[0].splitlines()) == 6
+
+
+class Dying(ImageFolderDataset):
+    """Its reading process is killed, as the kernel does when memory has run out."""
+
+    def __getitem__(self, index: int) -> Any:
+        if get_worker_info() is not None:
+            os.kill(os.getpid(), signal.SIGKILL)
+        return super().__getitem__(index)
+
+
+def test_a_reading_process_that_is_killed_ends_the_run_in_one_line(
+    make_settings: Callable[..., Any], network: Any, write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 4)
+    with pytest.raises(UserError, match="a process that reads images has died") as caught:
+        run_training(make_settings(num_workers=1), "mse", network, Dying)
+    assert "\n" not in str(caught.value)
+    assert "num_workers" in str(caught.value)

@@ -17,6 +17,7 @@ from torch import Tensor
 from datasets import ImageFolderDataset
 from recon.errors import InterruptedRunError, UserError
 from recon.pipeline import run_training
+from recon.training.checkpoint import read_model_file
 from recon.training.trainer import Trainer
 
 Train = Callable[..., dict[str, Tensor]]
@@ -241,6 +242,20 @@ def test_resuming_a_finished_run_changes_nothing(
     again = train(**places(tmp_path, "run"), resume="auto")
     assert spelled(first) == spelled(again)
     assert len(log_of(tmp_path / "run")) == 2
+
+
+def test_resuming_makes_a_model_and_its_sidecar_a_pair_again(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    train(num_epochs=1, **places(tmp_path, "run"))
+    model = tmp_path / "run/Final_Model_AE_MSE.pth"
+    older = model.with_suffix(".json").read_bytes()
+    train(num_epochs=2, **places(tmp_path, "run"))
+    model.with_suffix(".json").write_bytes(older)  # As a kill between the two renames leaves them.
+    with pytest.raises(UserError, match="describes other weights"):
+        read_model_file(model)
+    train(num_epochs=2, **places(tmp_path, "run"), resume="auto")
+    assert read_model_file(model).provenance["results"]["epochs"] == 2
 
 
 def test_an_older_checkpoint_can_be_named(train: Train, images: Path, tmp_path: Path) -> None:
