@@ -9,7 +9,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 PACKAGE = sorted((ROOT / "recon").rglob("*.py"))
 TOP_LEVEL = sorted(ROOT.glob("*.py"))
-TOOLS = sorted(p for folder in ("benchmarks", "input_images") for p in (ROOT / folder).glob("*.py"))
+TOOLS = sorted(
+    p
+    for folder in ("benchmarks", "input_images", "sample_models")
+    for p in (ROOT / folder).glob("*.py")
+)
 SOURCES = PACKAGE + TOP_LEVEL + TOOLS
 BUILDING_BLOCKS = {"Config", "Auto_encoder", "datasets"}
 SCRIPTS = [path for path in TOP_LEVEL if path.stem not in BUILDING_BLOCKS]
