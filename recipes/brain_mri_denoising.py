@@ -12,7 +12,7 @@ recon_output_mse = "reconstructed_images/brain_mri_denoising"
 reconstruction_metrics_mse = "reconstructed_images/brain_mri_denoising.xlsx"
 
 architecture = "unet"
-unet_width = 16
+unet_width = 8
 noise_std = 0.3
 noise_sweep = (0.1, 0.2, 0.3, 0.4, 0.5)
 color_mode = "grey"
