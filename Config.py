@@ -128,7 +128,7 @@ resume = ""  # "": start anew; "auto": go on with the newest checkpoint; or a ch
 # Arithmetic
 # ------------------------------------------------------------------
 precision = "auto"  # "auto", "bfloat16", "float16", "tf32" or "float32"
-compile_model = False  # torch.compile: minutes of start-up for faster steps on a GPU
+compile_model = False  # torch.compile: a minute or more of start-up for faster steps on a GPU
 deterministic = False  # The same bits every time, at some cost in speed
 
 # ------------------------------------------------------------------

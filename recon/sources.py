@@ -126,10 +126,24 @@ def read_flags(
 
 
 def _help(name: str, field: FieldInfo, configured: Mapping[str, Any]) -> str:
-    text = f"{field.description} [default: {field.default!r}]"
+    text = f"{field.description}{_range(field)} [default: {field.default!r}]"
     if name in configured and configured[name] != field.default:
         text += f" [Config.py: {configured[name]!r}]"
     return text
+
+
+def _range(field: FieldInfo) -> str:
+    """The values that a setting may have, where its type says so."""
+    if get_origin(field.annotation) is Literal:
+        return f" [one of {', '.join(map(str, get_args(field.annotation)))}]"
+    signs = {"ge": "at least", "gt": "above", "le": "at most", "lt": "below"}
+    bounds = [
+        f"{sign} {getattr(rule, name)}"
+        for rule in field.metadata
+        for name, sign in signs.items()
+        if hasattr(rule, name)
+    ]
+    return f" [{', '.join(bounds)}]" if bounds else ""
 
 
 def _refuse_argument(argument: str, names: list[str]) -> NoReturn:

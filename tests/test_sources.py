@@ -278,8 +278,18 @@ def test_help_lists_every_setting_with_its_description_and_default(
     for name, field in Settings.model_fields.items():
         line = re.search(rf"^ *--{name} X\s+(.*)$", text, re.MULTILINE)
         assert line is not None, name
-        assert line[1] == f"{field.description} [default: {field.default!r}]"
+        assert line[1].startswith(str(field.description))
+        assert line[1].endswith(f"[default: {field.default!r}]")
     assert all(section.title in text for section in SECTIONS)
+
+
+def test_help_gives_choices_and_bounds(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = help_text({}, monkeypatch, capsys)
+    assert re.search(r"--optimizer X .*\[one of adam, adamw\]", text)
+    assert re.search(r"--validation_fraction X .*\[at least 0, below 1\]", text)
+    assert re.search(r"--learning_rate X .*\[above 0\]", text)
 
 
 def test_help_shows_what_config_py_says_instead_of_a_default(

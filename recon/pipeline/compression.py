@@ -1,15 +1,21 @@
 """How much a network with a codebook compresses, and how it uses its codes."""
 
+import logging
+from pathlib import Path
 from typing import Any, cast
 
 import torch
 from torch import Tensor
 
+from recon.analysis.feature_pictures import draw_code_use
+from recon.files import replacing
 from recon.models.codebook import perplexity
 from recon.pipeline.models import LoadedModel
 from recon.training.runtime import unwrap
 
 __all__ = ["CodeCount"]
+
+logger = logging.getLogger("recon")
 
 CHANNEL_BITS = 8  # of the images that compression is compared with
 
@@ -34,7 +40,8 @@ class CodeCount:
         """Names and values, over the images of all processes. Waits for all of them."""
         if not self.compresses:
             return ()
-        counts = sum(self.model.runtime.ranks.gather(self.counts), torch.zeros_like(self.counts))
+        parts = self.model.runtime.ranks.gather(self.counts)
+        self.counts = counts = sum(parts, torch.zeros_like(self.counts))
         bits = self.network.bits_per_pixel(*self.model.preparation.tile_size)
         return (
             ("Bits per Pixel", bits),
@@ -43,3 +50,10 @@ class CodeCount:
             ("Codes", len(counts)),
             ("Perplexity", perplexity(counts)),
         )
+
+    def draw(self, path: Path) -> None:
+        """Write how often each code was used as a picture, after `facts`."""
+        if self.compresses and self.model.runtime.ranks.first:
+            with replacing(path) as partial:
+                draw_code_use(self.counts.numpy()).savefig(partial, format="png")
+            logger.info("Codes: %s", path)

@@ -123,6 +123,7 @@ def _write_results(task: Task) -> tuple[Summary, list[str]]:
         if len(unreadable) == count:
             raise UserError(f"none of the {count} test images can be read: {unreadable[0]}")
         summary = tally.summary()._replace(facts=codes.facts())
+        codes.draw(task.pictures / "codes.png")
         if writer is not None:
             record = _run_record(task, summary, unreadable)
             record["seconds"] = round(time.perf_counter() - started, 1)

@@ -21,7 +21,7 @@ def open_model(path: str | Path, settings: Settings, auto_encoder: Builder) -> L
 
     Args:
         path: Of a final model or checkpoint.
-        settings: Of the session.
+        settings: Of the run.
         auto_encoder: `Auto_encoder.AutoEncoder`.
 
     Raises:

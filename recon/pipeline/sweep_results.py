@@ -37,12 +37,14 @@ class Results:
         dimensions: What is swept.
         folder: Of the sweep.
         run: Names and values of the sheet "Run".
+        others: Settings that were asked for and are the same in all trials.
     """
 
     study: Study
     dimensions: Mapping[str, Dimension]
     folder: Path
     run: Mapping[str, str]
+    others: Mapping[str, object]
 
     def rows(self) -> list[TrialRow]:
         """Every trial, in the order of their numbers."""
@@ -120,7 +122,8 @@ class Results:
         lines = [
             f"# Trial {best.number}: validation loss {best.loss!r} after epoch {best.best_epoch}"
         ]
-        lines += [f"{name} = {value!r}" for name, value in best.parameters.items()]
+        values = {**best.parameters, **self.others}
+        lines += [f"{name} = {value!r}" for name, value in values.items()]
         with replacing(self.folder / BEST) as partial:
             partial.write_text("\n".join(lines) + "\n", encoding="utf-8")
 

@@ -1,5 +1,6 @@
 """What a sweep tries, checked before anything is written."""
 
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -12,7 +13,9 @@ from recon.sections import Augmentation, Networks
 from recon.settings import Settings
 from recon.sources import Source, merge
 
-__all__ = ["read_space"]
+__all__ = ["leave_out_idle", "read_space"]
+
+logger = logging.getLogger("recon")
 
 PLACE = "sweep_space"
 
@@ -24,6 +27,13 @@ SWEPT = {
     "learning_rate", "weight_decay", "schedule", "warmup_fraction", "weight_averaging",
     "initial_weights", "gradient_clip", "precision", "noise_fixed",
 } - {"codebook", "commitment"}  # fmt: skip
+
+# Settings that only some networks know.
+KNOWN_TO = {
+    "latent_dim": ("dense", "vae"), "residual_blocks": ("residual",),
+    "latent_channels": ("residual",), "activation": ("residual",), "unet_width": ("unet",),
+    "codebook_size": ("vqvae",), "code_dim": ("vqvae",), "codebook_decay": ("vqvae",),
+}  # fmt: skip
 
 PRIMITIVE = (bool, int, float, str, type(None))  # what a database holds as it is
 
@@ -39,6 +49,26 @@ def read_space(space: Mapping[str, Any], objective: str) -> dict[str, Dimension]
         UserError: If a setting is unknown or cannot be swept, or refuses one of its values.
     """
     return {name: _dimension(name, options, objective) for name, options in space.items()}
+
+
+def leave_out_idle(space: dict[str, Dimension], architecture: str) -> dict[str, Dimension]:
+    """The space without what the network does not know: each of its values would be the same.
+
+    Args:
+        space: What `read_space` gave.
+        architecture: Of the sweep.
+
+    Raises:
+        UserError: If nothing is left.
+    """
+    if "architecture" in space:
+        return space
+    idle = [name for name in space if architecture not in KNOWN_TO.get(name, (architecture,))]
+    if idle:
+        logger.info("Left out: %s, unknown to architecture %r", ", ".join(idle), architecture)
+    if len(idle) == len(space):
+        raise UserError(f"sweep_space must hold a setting that {architecture!r} knows, got {idle}")
+    return {name: dimension for name, dimension in space.items() if name not in idle}
 
 
 def _dimension(name: str, options: Any, objective: str) -> Dimension:

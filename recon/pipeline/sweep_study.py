@@ -15,10 +15,10 @@ from recon.data.splits import split_by_group
 from recon.errors import UserError
 from recon.files import check_writable
 from recon.pipeline.images import Datasets, open_folder
-from recon.pipeline.models import preparation_of
+from recon.pipeline.models import architecture_of, preparation_of
 from recon.pipeline.paths import Relatives
 from recon.pipeline.sweep_results import Results
-from recon.pipeline.sweep_space import read_space
+from recon.pipeline.sweep_space import leave_out_idle, read_space
 from recon.provenance import describe_run, flatten
 from recon.ranks import ranks_of_environment
 from recon.settings import Settings
@@ -58,7 +58,9 @@ def open_sweep(settings: Settings, datasets: Datasets, asked: frozenset[str]) ->
         UserError: For anything that the user can put right.
     """
     _check(settings)
-    dimensions = read_space(settings.sweep_space, settings.sweep_objective)
+    objective = settings.sweep_objective
+    space = read_space(settings.sweep_space, objective)
+    dimensions = leave_out_idle(space, architecture_of(settings, objective))
     _check_validation(settings, datasets)
     folder = Path(settings.sweep_folder) / settings.sweep_name
     check_writable(folder, "sweep_folder")
@@ -72,7 +74,12 @@ def open_sweep(settings: Settings, datasets: Datasets, asked: frozenset[str]) ->
         )
         reclaim(study, folder)
     run = {**describe_run(), "settings": without_storage(settings).model_dump(mode="json")}
-    results = Results(study, dimensions, folder, flatten(run))
+    others = {
+        name: getattr(settings, name)
+        for name in Settings.model_fields
+        if name in asked and name not in dimensions and not name.startswith("sweep_")
+    }
+    results = Results(study, dimensions, folder, flatten(run), others)
     return Sweep(settings, asked, dimensions, study, folder, results)
 
 

@@ -48,7 +48,7 @@ def run_training(
 
     Args:
         settings: Of the run.
-        objective: "mse" or "ssim".
+        objective: "mse", "ssim", "vae" or "vqvae".
         auto_encoder: `Auto_encoder.AutoEncoder`.
         datasets: `datasets.ImageFolderDataset`.
         asked: Names of the settings given on the command line, for the command printed at the end.

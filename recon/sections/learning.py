@@ -19,7 +19,9 @@ class Optimisation(Section):
         "of a VQ-VAE are chosen by their scripts",
     )
     loss_weights_mse: dict[str, float] = Field(
-        {"mse": 1.0}, description="terms of the MSE objective and their weights"
+        {"mse": 1.0},
+        description="terms of the MSE objective and their weights: mse, l1, ssim, ms_ssim, bce, "
+        "feature",
     )
     loss_weights_ssim: dict[str, float] = Field(
         {"ssim": 1.0},
@@ -102,7 +104,7 @@ class Arithmetic(Section):
     precision: Literal["auto", "bfloat16", "float16", "tf32", "float32"] = Field(
         "auto",
         description="of the network; auto: bfloat16 where the device computes it natively, else "
-        "float16 on GPUs and float32 on CPUs; losses and metrics are float32 always",
+        "float16 on GPUs and float32 on CPUs; losses and metrics are float32 or better always",
     )
     compile_model: bool = Field(
         False, description="torch.compile: a minute or more at the start, faster steps on GPUs"
