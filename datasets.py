@@ -598,6 +598,8 @@ def _intensities(
 ) -> NDArray[Any]:
     """Return integers of at most 8 bits as uint8, all else as float32 in [0, 1]."""
     kind = samples.dtype.kind
+    if kind in "bu" and bits <= 8 and window != "image":
+        window = None  # A range set by the user is that of deeper files.
     if kind in "bu" and bits <= 8 and own is None:
         peak = 2**bits - 1
         scaled = samples if peak == 255 else (samples.astype(np.uint16) * 255 + peak // 2) // peak

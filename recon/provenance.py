@@ -15,7 +15,7 @@ import numpy as np
 
 from recon.files import file_of
 
-__all__ = ["among", "describe_run", "fingerprint", "flatten", "members"]
+__all__ = ["among", "describe_run", "fingerprint", "flatten", "members", "without_members"]
 
 SAMPLED = 4096  # bytes at either end of a file that tell it from others
 MOST_MEMBERS = 200_000
@@ -109,3 +109,12 @@ def _commit() -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return answer.stdout.strip()
+
+
+def without_members(provenance: Mapping[str, Any]) -> dict[str, Any]:
+    """The record of a training for a person to read: without the digests of its images."""
+    data = {
+        part: {name: value for name, value in facts.items() if name != "members"}
+        for part, facts in provenance.get("data", {}).items()
+    }
+    return {**provenance, "data": data} if data else dict(provenance)

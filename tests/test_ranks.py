@@ -135,16 +135,16 @@ def test_only_the_first_rank_speaks(runs: dict[int, Path]) -> None:
     assert sum(line.startswith("Workbook: ") for line in lines) == 1
 
 
-def test_two_ranks_learn_one_codebook(tmp_path: Path) -> None:
+def test_two_ranks_learn_one_codebook_in_uneven_pieces(tmp_path: Path) -> None:
     generator = torch.Generator().manual_seed(0)
-    for i in range(8):
+    for i in range(11):
         path = tmp_path / f"images/{'ab'[i % 2]}/{i}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         save_image(torch.rand(3, 32, 32, generator=generator), path)
     flags = {
         "GPUs": "", "precision": "float32", "num_workers": "0", "tile_size": "32",
-        "num_epochs": "3", "batch_size_train": "4", "validation_group": "image",
-        "validation_fraction": "0.3", "codebook_size": "16", "code_dim": "4",
+        "num_epochs": "2", "batch_size_train": "5", "validation_group": "image",
+        "validation_fraction": "0.1", "accumulation": "4", "codebook_size": "16", "code_dim": "4",
         "folder_path_train": str(tmp_path / "images"),
         "model_saved_location_vqvae": str(tmp_path / "out"),
         "training_loss_file_vqvae": str(tmp_path / "loss.csv"),

@@ -445,3 +445,42 @@ def test_weights_that_are_not_finite_are_not_saved_by_an_interruption_either(
     with pytest.raises((UserError, InterruptedRunError)):
         trainer.fit(saved.append)
     assert not saved
+
+
+class Overflowing(HalfGrey):
+    """Fails on white images alone, as half precision can."""
+
+    def forward(self, images: Tensor) -> Tensor:
+        white = images.flatten(1).mean(1)[:, None, None, None] > 0.99
+        return torch.where(white, math.nan, super().forward(images))
+
+
+def test_one_validation_image_without_a_finite_loss_ends_the_run(
+    make_trainer: MakeTrainer, random_images: Images
+) -> None:
+    validation = [*random_images(3), plain(255)]
+    trainer = make_trainer(random_images(4), validation=validation, model=Overflowing())
+    with pytest.raises(UserError, match="not finite"):
+        trainer.fit(ignore)
+
+
+def test_what_a_network_draws_depends_on_the_place_in_the_run_alone(
+    make_trainer: MakeTrainer, random_images: Images
+) -> None:
+    class Drawing(HalfGrey):
+        def __init__(self) -> None:
+            super().__init__()
+            self.drawn: list[float] = []
+
+        def forward(self, images: Tensor) -> Tensor:
+            self.drawn.append(torch.rand(1).item())
+            return super().forward(images)
+
+    runs = []
+    for start in (1, 2):
+        torch.manual_seed(start)
+        model = Drawing()
+        make_trainer(random_images(8), model=model).fit(ignore)
+        runs.append(model.drawn)
+    assert runs[0] == runs[1]
+    assert len(set(runs[0])) == 4

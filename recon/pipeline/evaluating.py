@@ -21,7 +21,7 @@ from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_u
 from recon.pipeline.measuring import Measured, Task, measure
 from recon.pipeline.models import LoadedModel, load_model
 from recon.pipeline.paths import Relatives, every
-from recon.provenance import among, describe_run, fingerprint, flatten
+from recon.provenance import among, describe_run, fingerprint, flatten, without_members
 from recon.ranks import join_ranks
 from recon.settings import Settings
 from recon.training.checkpoint import hash_weights
@@ -66,7 +66,7 @@ def run_evaluation(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
     join_ranks(runtime.ranks, runtime.device)
-    model = load_model(path, settings, auto_encoder, runtime, asked=asked)
+    model = load_model(path, settings, auto_encoder, runtime, asked=asked, objective=objective)
     dataset = open_folder(
         datasets, "folder_path_test", settings.folder_path_test, model.preparation
     )
@@ -172,7 +172,7 @@ def _run_record(task: Task, summary: Summary, unreadable: list[str]) -> dict[str
         "device": model.runtime.name,
         "precision": model.runtime.precision,
         "settings": task.settings.model_dump(mode="json"),
-        "training": _without_members(model.provenance) or "not recorded",
+        "training": without_members(model.provenance) or "not recorded",
     }
 
 
@@ -190,15 +190,6 @@ def _trained_on(model: LoadedModel, dataset: FolderDataset) -> int | str:
             len(dataset),
         )
     return count
-
-
-def _without_members(provenance: dict[str, Any]) -> dict[str, Any]:
-    """The record of a training for a person to read."""
-    data = {
-        part: {name: value for name, value in facts.items() if name != "members"}
-        for part, facts in provenance.get("data", {}).items()
-    }
-    return {**provenance, "data": data} if data else provenance
 
 
 def _report(summary: Summary) -> None:

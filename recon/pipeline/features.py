@@ -22,7 +22,7 @@ __all__ = ["further_terms"]
 
 FEATURE = "feature"  # the name of the term
 VGG19 = "vgg19"
-VGG19_LAYER = "features.11"  # the output of features[:12], relu3_2: a picture's local texture
+VGG19_LAYER = "features.11"  # the output of features[:12], relu3_1: a picture's local texture
 
 
 def further_terms(

@@ -104,6 +104,7 @@ def load_model(
     runtime: Runtime,
     *,
     asked: frozenset[str] = frozenset(),
+    objective: str = "",
 ) -> LoadedModel:
     """Load a final model, a training checkpoint, or a file of the reference.
 
@@ -117,18 +118,47 @@ def load_model(
         runtime: Where to put it.
         asked: Names of the settings given on the command line: these must not contradict the
             record, except for `tile_size`, which then takes the record's place.
+        objective: Whose network a file without a record holds; "": that of the settings.
 
     Raises:
         UserError: If the file is missing, damaged, of another architecture, or contradicted.
     """
     weights, provenance = read_model_file(path)
     preparation = _reconcile(path, provenance, settings, asked)
-    architecture = str(provenance.get("architecture", settings.architecture))
-    options = Options(**{**options_of(settings)._asdict(), **provenance.get("network", {})})
+    architecture, options = _network_of(path, provenance, settings, asked, objective)
     model = build_model(architecture, form_of(preparation), options, auto_encoder)
     load_strictly(model, weights, path)
     model = runtime.spread(runtime.place(model), compile_model=settings.compile_model, learns=False)
     return LoadedModel(model.eval(), preparation, provenance, runtime, settings.deterministic)
+
+
+def _network_of(
+    path: Path,
+    provenance: dict[str, Any],
+    settings: Settings,
+    asked: frozenset[str],
+    objective: str,
+) -> tuple[str, Options]:
+    """Name and options of the network in a file: its record's, or else the settings'."""
+    usual = OWN_ARCHITECTURE.get(objective, settings.architecture)
+    architecture = str(provenance.get("architecture", usual))
+    configured = options_of(settings)
+    try:
+        options = Options(**{**configured._asdict(), **provenance.get("network", {})})
+    except TypeError as error:
+        raise UserError(f"{path}: not a record of a network ({error})") from None
+    found = {"architecture": architecture, **options._asdict()}
+    for name in sorted(asked & provenance.keys() | asked & provenance.get("network", {}).keys()):
+        if name in found and getattr(settings, name) != found[name]:
+            raise _contradiction(path, name, getattr(settings, name), found[name])
+    return architecture, options
+
+
+def _contradiction(path: Path, setting: str, asked: object, found: object) -> UserError:
+    return UserError(
+        f"{setting} = {asked!r} contradicts {path}, which was trained with {found!r}; leave the "
+        f"flag out"
+    )
 
 
 def _reconcile(
@@ -153,10 +183,7 @@ def _reconcile(
     for name in ("channels", "input_normalization", "intensity_range", "slice_axis"):
         setting = setting_of.get(name, name)
         if setting in asked and getattr(recorded, name) != getattr(configured, name):
-            raise UserError(
-                f"{setting} = {getattr(settings, setting)!r} contradicts {path}, which was trained "
-                f"with {name} = {getattr(recorded, name)!r}; leave the flag out"
-            )
+            raise _contradiction(path, setting, getattr(settings, setting), getattr(recorded, name))
     if "tile_size" in asked:
         return recorded._replace(tile_size=configured.tile_size)
     return recorded

@@ -19,7 +19,7 @@ from recon.pipeline.assembling import assemble
 from recon.pipeline.commands import evaluation_command, resume_command
 from recon.pipeline.images import Datasets, report_unreadable
 from recon.pipeline.models import architecture_of, options_of, preparation_of
-from recon.provenance import describe_run
+from recon.provenance import describe_run, without_members
 from recon.ranks import join_ranks
 from recon.settings import Settings
 from recon.training.keeper import Keeper, restore
@@ -126,7 +126,7 @@ def _tracking(
         settings.tracking,
         Path(settings.tracking_folder),
         name=run_name(objective, keeper.folder),
-        config=keeper.provenance,
+        config=without_members(keeper.provenance),
         project=settings.wandb_project,
         mode=settings.wandb_mode,
         epoch=state.epoch if state.epoch or state.step else None,

@@ -16,7 +16,8 @@ class Images(Section):
     title = "Images"
     cache: Literal["memory", "disk", "none"] = Field(
         "memory",
-        description="where decoded tiles are kept, so that only the first epoch decodes them",
+        description="where decoded 8-bit tiles are kept, so that only the first epoch decodes "
+        "them; deeper files are read anew",
     )
     cache_folder: str = Field(".tile_cache", min_length=1, description="for cache = 'disk'")
     cache_limit_gb: float = Field(

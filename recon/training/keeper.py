@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from recon.errors import UserError
 from recon.files import partial_name, publish, write_json
 from recon.training.checkpoint import Weights, load_strictly, save_final, save_torch, sidecar
 from recon.training.logs import as_columns, write_log
@@ -133,7 +134,13 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None
     load_strictly(unwrap(trainer.model), weights, path)
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
-    trainer.state = RunState.from_record(checkpoint["run"]["state"])
+    try:
+        trainer.state = RunState.from_record(checkpoint["run"]["state"])
+    except (KeyError, TypeError) as error:
+        raise UserError(
+            f"{path} cannot be resumed: another version of this program wrote it ({error!r}); "
+            f"start from its weights with initial_weights"
+        ) from None
     if not trainer.ranks.first:  # The first rank goes on with the sums of all.
         trainer.state.sums = Sums()
     set_random_state(checkpoint["run"]["random"])

@@ -10,7 +10,6 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -27,6 +26,7 @@ from recon.training.meter import Losses, Meter, not_finite
 from recon.training.plan import Plan, Split
 from recon.training.runtime import Runtime, unwrap
 from recon.training.schedule import learning_rate, rising
+from recon.training.seeding import VALIDATION, seed_of, seed_torch
 from recon.training.state import RunState
 from recon.training.sums import Sums, further_figures
 
@@ -105,7 +105,8 @@ class Trainer:
             self._note_unreadable(batch, self.train)
             counts = self.ranks.gather(len(batch.indices))
             if min(counts) > 0:  # Gradients are exchanged: all ranks take a step, or none.
-                meter.add(self._step(batch, sum(counts)))
+                pieces = min(self.plan.accumulation, *counts)  # Every rank takes as many.
+                meter.add(self._step(batch, sum(counts), pieces))
             meter.advance()
             signum = self._signal(watch)
             if signum is not None:
@@ -122,19 +123,22 @@ class Trainer:
         """The signal that has reached any rank: all of them end at the same step."""
         return next((s for s in self.ranks.gather(watch.signum) if s is not None), None)
 
-    def _step(self, batch: Batch, total: int) -> Losses:
+    def _step(self, batch: Batch, total: int, pieces: int) -> Losses:
         """One step of the optimiser; returns the losses of this rank's images.
 
         Args:
             batch: This rank's part of the whole batch.
             total: Images in the whole batch.
+            pieces: That this rank's part is computed in.
         """
+        state = self.state
+        place = (self.plan.seed, state.epoch, state.step, self.ranks.rank, 0)
+        seed_torch(seed_of(*place), self.runtime.devices)
         target = self._augmented(to_unit_range(self.runtime.send(batch.images)), batch.places)
-        fed = self._corrupted(target, batch, fixed=self.plan.noise_fixed)
+        fed = self._corrupted(target, batch, self.train)
         self._set_learning_rate()
         self.optimizer.zero_grad(set_to_none=True)
-        pieces = self.plan.accumulation
-        parts = zip(target.chunk(pieces), fed.chunk(pieces), strict=True)
+        parts = zip(target.tensor_split(pieces), fed.tensor_split(pieces), strict=True)
         outputs, losses = zip(*(self._learn(*part, total) for part in parts), strict=True)
         if self.plan.gradient_clip > 0:
             self.scaler.unscale_(self.optimizer)
@@ -172,16 +176,18 @@ class Trainer:
 
     def _augmented(self, images: Tensor, places: Tensor) -> Tensor:
         # Drawn from the place in the run alone: a resumed run draws the same, and so do ranks.
-        place = np.random.SeedSequence((self.plan.seed, self.state.epoch, self.state.step))
-        seed = int(place.generate_state(1, np.uint64)[0] >> np.uint64(1))
+        seed = seed_of(self.plan.seed, self.state.epoch, self.state.step)
         return self.augment(images, seed, self._everywhere(places))
 
-    def _corrupted(self, images: Tensor, batch: Batch, *, fixed: bool) -> Tensor:
-        """The images with noise, which is that of an image where it is fixed."""
+    def _corrupted(self, images: Tensor, batch: Batch, split: Split) -> Tensor:
+        """The images with noise, which stays with an image in validation or if it is fixed."""
         if self.corrupt is None:
             return images
-        if fixed:
-            return self.corrupt(images, noise_seeds(batch.indices.tolist(), self.plan.seed))
+        indices = batch.indices.tolist()
+        if split is self.validation:
+            return self.corrupt(images, noise_seeds(indices, self.plan.seed, VALIDATION))
+        if self.plan.noise_fixed:
+            return self.corrupt(images, noise_seeds(indices, self.plan.seed))
         places = self._everywhere(batch.places).tolist()
         key = (self.plan.seed, self.state.epoch, self.state.step)
         return self.corrupt(images, noise_seeds(places, *key))
@@ -240,13 +246,13 @@ class Trainer:
         """Mean loss, PSNR in dB and SSIM over the validation images; NaN without any."""
         if self.validation is None:
             return math.nan, math.nan, math.nan
-        model = (self.model if self.average is None else self.average.module).eval()
+        model = self._judged().eval()
         columns: list[Tensor] = []
         for batch in self.validation.loader:
             self._note_unreadable(batch, self.validation)
             if len(batch.indices):
                 target = to_unit_range(self.runtime.send(batch.images))
-                fed = self._corrupted(target, batch, fixed=True)
+                fed = self._corrupted(target, batch, self.validation)
                 output, losses = self._judge(model, target, fed, self.plan.penalty_weight)
                 metrics = image_metrics(output.reconstruction, target)
                 columns.append(torch.stack([losses.loss.double(), metrics.psnr, metrics.ssim]))
@@ -258,8 +264,20 @@ class Trainer:
         if values.shape[1] == 0:
             raise UserError("none of the validation images can be read")
         values[1, torch.isinf(values[1])] = math.nan  # An identical image has no PSNR.
-        loss, psnr, similarity = values.nanmean(dim=1).tolist()
-        return loss, psnr, similarity
+        loss, _, similarity = values.mean(dim=1).tolist()
+        return loss, values[1].nanmean().item(), similarity
+
+    def _judged(self) -> nn.Module:
+        """The network that is validated and saved, the same on every rank."""
+        if self.ranks.world == 1:
+            return self.model if self.average is None else self.average.module
+        # Not through its wrapper, where a rank without images would keep the others waiting; and
+        # with the statistics of the first rank, whose network is the one that is saved.
+        model = unwrap(self.model) if self.average is None else self.average.module
+        for buffer in model.buffers():
+            mine = buffer if self.ranks.first else torch.zeros_like(buffer)
+            buffer.copy_(self.ranks.total(mine))
+        return model
 
     def _note_unreadable(self, batch: Batch, split: Split) -> None:
         for failure in batch.failures:
