@@ -1,11 +1,16 @@
 """The published settings of AE_CRC (arXiv:2511.00383), for comparing with it.
 
-python Training_SSIM.py --config recipes/ae_crc_reference.py --folder_path_train TILES
+    python Training_SSIM.py --config recipes/ae_crc_reference.py --folder_path_train TILES
+    python Evaluation_SSIM.py --config recipes/ae_crc_reference.py --folder_path_test OTHER_TILES
 
 Adam at a constant rate, whole tiles, its ranges of augmentation, single precision. What it reports,
 28.86 dB on 18 tiles of its own, came from about 100 000 tiles. Two of its faults stay mended: the
 target is not normalised, and SSIM is Wang's.
 """
+
+model_saved_location_ssim = "checkpoints/ae_crc_reference"
+training_loss_file_ssim = "training_loss_ae_crc_reference.csv"
+model_path_ssim = "checkpoints/ae_crc_reference/Final_Model_AE_SSIM.pth"
 
 optimizer = "adam"
 learning_rate = 1e-4

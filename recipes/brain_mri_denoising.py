@@ -1,6 +1,11 @@
 """Brain MRI, denoising at sigma 0.3 with a U-Net.
 
-python Training_MSE.py --config recipes/brain_mri_denoising.py
+    python Training_MSE.py --config recipes/brain_mri_denoising.py
+    python Evaluation_MSE.py --config recipes/brain_mri_denoising.py
+
+Data: as for brain_mri_dense.py. Published, with the dense autoencoder and fixed noise: training
+MSE 0.0070 after 12 epochs. A narrow network, so that it trains on a CPU; it has not been run in
+full yet.
 """
 
 folder_path_train = "data/brain_mri/Training"

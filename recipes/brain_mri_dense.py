@@ -1,6 +1,15 @@
 """Brain MRI, dense autoencoder.
 
-python Training_MSE.py --config recipes/brain_mri_dense.py
+    python Training_MSE.py --config recipes/brain_mri_dense.py
+    python Evaluation_MSE.py --config recipes/brain_mri_dense.py
+
+Data: the brain-tumour MRI set of four classes, 2 870 training and 394 test pictures, as
+data/brain_mri/Training and data/brain_mri/Testing with a folder for each class.
+Result: after 40 epochs training MSE 0.0039 on augmented images (published: 0.003926), validation
+0.0039, test (185 of the 394 pictures) MSE 0.0080, 21.9 dB, SSIM 0.553. The test pictures are of
+another kind than the training pictures: the gap between the two sides is not closed, and `python
+Check_images.py` finds near copies of training images among the test images.
+Time: 35 minutes on one core (AMD EPYC with AVX-512 bf16).
 """
 
 folder_path_train = "data/brain_mri/Training"

@@ -3,8 +3,8 @@
     python Training_MSE.py --config recipes/crc_tiles_mse.py --folder_path_train TILES
     python Evaluation_MSE.py --config recipes/crc_tiles_mse.py --folder_path_test OTHER_TILES
 
-Data: 256x256 tiles, one folder below TILES for each slide or laboratory. The shipped model had 1 517
-of them (see sample_models/README.md).
+Data: 256x256 tiles, one folder below TILES for each slide or laboratory; 1 517 of them for the
+shipped model (see sample_models/README.md).
 Result: PSNR 26.7 dB and SSIM 0.80 on held-out images, 28.4 dB and 0.84 on another patient.
 Time: about 35 minutes on two cores (AMD EPYC with AVX-512 bf16) that do nothing else.
 """

@@ -1,6 +1,14 @@
 """Microscopy, residual autoencoder with a latent of one channel at a quarter of the size.
 
-python Training_MSE.py --config recipes/microscopy_residual.py --folder_path_train TILES
+    python Training_MSE.py --config recipes/microscopy_residual.py --folder_path_train TILES
+    python Evaluation_MSE.py --config recipes/microscopy_residual.py --tile_size 181
+
+With the loss that it was made for, the distance in the features of an encoder trained here:
+--loss_weights_mse "{'mse': 1, 'feature': 0.05}" --feature_network
+sample_models/model_auto_encoder_reconstruction_mse.pth --feature_layer encoder.8
+
+Data: 256x256 tiles to train on; test images of 181x181 pixels give latents of 46x46. It has not
+been run in full yet.
 """
 
 model_saved_location_mse = "checkpoints/microscopy_residual"

@@ -1,6 +1,11 @@
 """MRI slices (NIfTI), VQ-VAE.
 
-python Training_VQVAE.py --config recipes/mri_slices_vqvae.py
+    python Training_VQVAE.py --config recipes/mri_slices_vqvae.py
+    python Evaluation_VQVAE.py --config recipes/mri_slices_vqvae.py
+
+Data: 2-D NIfTI slices, 182x217, in data/nifti_slices/slices_train, slices_validate and
+slices_test.
+Result: RESULT_VQ
 """
 
 folder_path_train = "data/nifti_slices/slices_train"
