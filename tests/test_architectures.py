@@ -143,3 +143,11 @@ def test_the_log_of_a_vae_holds_both_parts_of_its_loss(
     log = pd.read_csv(tmp_path / "run/loss.csv")
     assert log["Loss"].tolist() == pytest.approx((log["Reconstruction Loss"] + log["KL"]).tolist())
     assert (tmp_path / "run/loss.csv").with_suffix(".png").is_file()
+
+
+def test_codes_are_not_averaged(
+    settings_of: Callable[..., tuple[Settings, str]], tmp_path: Path
+) -> None:
+    train(*settings_of("vqvae ema", weight_averaging=0.9))
+    checkpoint = torch.load(tmp_path / "run/Last_Model_AE.pth", weights_only=True)
+    assert checkpoint["run"]["average"] is None

@@ -60,7 +60,9 @@ def assemble(
         path = Path(settings.initial_weights)
         load_strictly(model, read_model_file(path).weights, path)
     model = runtime.place(model)
-    decay, sigma = settings.weight_averaging, settings.noise_std
+    # Codes move by leaps when dead ones are revived: their average is no code of any encoder.
+    decay = 0.0 if architecture == "vqvae" else settings.weight_averaging
+    sigma = settings.noise_std
     trainer = Trainer(
         model=runtime.spread(model, compile_model=settings.compile_model),
         objective=criterion,

@@ -69,7 +69,7 @@ class Optimisation(Section):
         ge=0,
         lt=1,
         description="decay, per step, of the running average of the weights that is validated and "
-        "saved as the model; 0: the weights of the last step",
+        "saved as the model; 0: the weights of the last step, as always for vqvae",
     )
     initial_weights: str = Field(
         "", description='a model file to start from, such as a sample model; "": at random'
