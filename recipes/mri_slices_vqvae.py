@@ -19,13 +19,13 @@ reconstruction_metrics_vqvae = "reconstructed_images/mri_slices_vqvae.xlsx"
 
 color_mode = "grey"
 tile_size = (182, 217)
-input_normalization = "zscore"
+input_normalization = "none"
 loss_weights_vqvae = {"mse": 1.0, "ssim": 0.1}
 
-num_epochs = 60
+num_epochs = 45
 batch_size_train = 8
 learning_rate = 1e-3
-crop_size = 128
+crop_size = None
 
 augment_rotation = 10.0
 augment_affine_rotation = 0.0
