@@ -3,7 +3,8 @@
     python Training_SSIM.py --config recipes/crc_tiles_ssim.py --folder_path_train TILES
     python Evaluation_SSIM.py --config recipes/crc_tiles_ssim.py --folder_path_test OTHER_TILES
 
-It starts from a model trained with MSE: SSIM alone leaves colours open at first, and a little L1 holds them.
+It starts from a model trained with MSE: SSIM alone leaves colours open at first, and a little L1
+holds them.
 
 Data: 256x256 tiles, one folder below TILES for each slide or laboratory; 1 517 of them for the
 shipped model (see sample_models/README.md).
