@@ -144,6 +144,6 @@ def test_a_reading_process_that_is_killed_ends_the_run_in_one_line(
 ) -> None:
     write_images(tmp_path / "train", 4)
     with pytest.raises(UserError, match="a process that reads images has died") as caught:
-        run_training(make_settings(num_workers=2), "mse", network, Dying)
+        run_training(make_settings(num_workers=1), "mse", network, Dying)
     assert "\n" not in str(caught.value)
     assert "num_workers" in str(caught.value)

@@ -8,6 +8,7 @@ batch and reported, never replaced.
 import signal
 import sys
 from collections.abc import Callable, Iterator
+from types import FrameType
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -133,10 +134,16 @@ def make_loader(
 def _leave_signals_to_the_parent(_worker: int) -> None:
     """Outlive Ctrl-C and SIGTERM, which batch systems send to all processes, for a while.
 
-    The parent finishes its step and saves; the death of a worker would end it in the middle.
+    The parent finishes its step and saves; the death of a worker would end it in the middle. A
+    second SIGTERM is the parent's own, which does not wait any longer.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, lambda *_: signal.alarm(GRACE))
+    signal.signal(signal.SIGTERM, _live_on_for_a_while)
+
+
+def _live_on_for_a_while(signum: int, _frame: FrameType | None) -> None:
+    signal.signal(signum, signal.SIG_DFL)
+    signal.alarm(GRACE)
 
 
 def to_unit_range(images: Tensor) -> Tensor:

@@ -1,7 +1,6 @@
 """One training run, from settings to a final model."""
 
 import logging
-import multiprocessing
 import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
@@ -200,8 +199,6 @@ def _explained(settings: Settings, objective: str, asked: frozenset[str]) -> Ite
     except RuntimeError as error:
         if "DataLoader worker" not in str(error):
             raise
-        for process in multiprocessing.active_children():
-            process.kill()  # The others would keep this process waiting for a minute.
         raise UserError(
             f"a process that reads images has died ({str(error).splitlines()[0]}); mostly memory "
             f"has run out: lower num_workers or cache_limit_gb"
