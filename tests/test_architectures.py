@@ -103,6 +103,19 @@ def test_evaluation_needs_nothing_but_the_model(
     assert ("Noisy PSNR" in rows.columns) == (settings.noise_std > 0)
 
 
+@pytest.mark.parametrize(("name", "value"), [("latent_dim", 16), ("architecture", "unet")])
+def test_a_flag_against_the_record_of_the_network_is_refused(
+    name: str, value: object, settings_of: Callable[..., tuple[Settings, str]]
+) -> None:
+    settings, objective = settings_of("dense")
+    train(settings, objective)
+    contrary = settings.model_copy(update={name: value})
+    with pytest.raises(UserError, match=f"{name} = .* contradicts"):
+        run_evaluation(
+            contrary, objective, AutoEncoder, ImageFolderDataset, asked=frozenset({name})
+        )
+
+
 @pytest.mark.parametrize(
     ("changes", "words"),
     [

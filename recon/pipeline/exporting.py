@@ -10,7 +10,6 @@ from typing import Any, cast
 import numpy as np
 import torch
 from torch import Tensor
-from tqdm import tqdm
 
 from recon.analysis.latent_files import LatentStore, Part, Table, check_format, write_table
 from recon.analysis.latents import Encoder
@@ -22,6 +21,7 @@ from recon.models.registry import Builder
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
 from recon.pipeline.models import LoadedModel, load_model
 from recon.pipeline.paths import Relatives
+from recon.pipeline.progress import progress_bar
 from recon.provenance import describe_run, fingerprint
 from recon.ranks import join_ranks
 from recon.settings import Settings
@@ -141,15 +141,7 @@ def _encoded(
         num_workers=settings.num_workers,
         pin_memory=model.runtime.device.type == "cuda",
     )
-    bar = tqdm(
-        total=count,
-        initial=start,
-        desc="Encoding",
-        unit="image",
-        leave=False,
-        disable=None if ranks.first else True,  # None: where there is no terminal
-    )
-    with bar:
+    with progress_bar(ranks, "Encoding", count, start) as bar:
         for batch in loader:
             part = _merged(ranks.gather(_encode(model, batch)))
             bar.update(len(part.images) + len(part.unreadable))
@@ -171,9 +163,8 @@ def _run(model: LoadedModel, images: Tensor) -> Tensor:
     """Rows of images in [0, 1], (N, C, H, W)."""
     if model.one_by_one and len(images) > 1:
         return torch.cat([_run(model, image[None]) for image in images])
-    prepared = model.preparation.normalize(images).contiguous(memory_format=torch.channels_last)
     with torch.no_grad(), model.runtime.autocast():
-        latents: Tensor = model.model(prepared)
+        latents: Tensor = model.model(model.prepared(images))
     return latents
 
 

@@ -138,7 +138,7 @@ class _Inside(NamedTuple):
 def _inside(model: LoadedModel, image: Tensor) -> _Inside:
     """Pass an image, (1, C, H, W) in [0, 1], through the network and keep what arises."""
     network = unwrap(model.model)
-    prepared = model.preparation.normalize(image).contiguous(memory_format=torch.channels_last)
+    prepared = model.prepared(image)
     with torch.no_grad(), model.runtime.autocast():
         maps = {name: of[0] for name, of in feature_maps(network, prepared).items()}
         latent = Encoder(network, "none")(prepared)[0]

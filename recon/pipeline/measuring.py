@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import NamedTuple
 
 from torch import Tensor
-from tqdm import tqdm
 
 from recon.data.loaders import Batches, Failure, make_loader
 from recon.errors import UserError
@@ -14,6 +13,7 @@ from recon.evaluation.pictures import Comparison
 from recon.evaluation.records import Record
 from recon.pipeline.images import FolderDataset
 from recon.pipeline.models import LoadedModel
+from recon.pipeline.progress import progress_bar
 from recon.settings import Settings
 
 __all__ = ["Measured", "Task", "measure"]
@@ -67,13 +67,7 @@ def measure(
         pin_memory=runtime.device.type == "cuda",
     )
     name_of, device = dataset.paths.__getitem__, runtime.device
-    with tqdm(
-        total=len(dataset),
-        desc=title,
-        unit="image",
-        leave=False,
-        disable=None if runtime.ranks.first else True,  # None: where there is no terminal
-    ) as bar:
+    with progress_bar(runtime.ranks, title, len(dataset)) as bar:
         for part in evaluate(reconstruct, loader, name_of, device, corrupt=corrupt, draw=draw):
             here = list(zip(part.indices, part.records, strict=True))
             parts = runtime.ranks.gather((here, part.failures))

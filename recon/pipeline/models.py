@@ -44,14 +44,16 @@ class LoadedModel(NamedTuple):
         """Reconstruct images in [0, 1], (N, C, H, W), on this model's device."""
         return self.output(images).reconstruction
 
+    def prepared(self, images: Tensor) -> Tensor:
+        """The network's input for images in [0, 1], (N, C, H, W) both."""
+        return self.preparation.normalize(images).contiguous(memory_format=torch.channels_last)
+
     def output(self, images: Tensor) -> Output:
         """All that the network returns for images in [0, 1], (N, C, H, W), on its device."""
         if self.one_by_one and len(images) > 1:
             return joined([self.output(images[i : i + 1]) for i in range(len(images))])
-        prepared = self.preparation.normalize(images)
-        prepared = prepared.contiguous(memory_format=torch.channels_last)
         with torch.no_grad(), self.runtime.autocast():
-            output = reconstruct(self.model, prepared)
+            output = reconstruct(self.model, self.prepared(images))
         return output._replace(reconstruction=output.reconstruction.float())
 
 
@@ -140,17 +142,18 @@ def _network_of(
     objective: str,
 ) -> tuple[str, Options]:
     """Name and options of the network in a file: its record's, or else the settings'."""
+    recorded = dict(provenance.get("network", {}))
+    if "architecture" in provenance:
+        recorded["architecture"] = str(provenance["architecture"])
+    for name in sorted(asked & recorded.keys()):
+        if getattr(settings, name) != recorded[name]:
+            raise _contradiction(path, name, getattr(settings, name), recorded[name])
     usual = OWN_ARCHITECTURE.get(objective, settings.architecture)
-    architecture = str(provenance.get("architecture", usual))
-    configured = options_of(settings)
+    architecture = recorded.pop("architecture", usual)
     try:
-        options = Options(**{**configured._asdict(), **provenance.get("network", {})})
-    except TypeError as error:
+        options = options_of(settings)._replace(**recorded)
+    except (TypeError, ValueError) as error:  # Which of them depends on the version of Python.
         raise UserError(f"{path}: not a record of a network ({error})") from None
-    found = {"architecture": architecture, **options._asdict()}
-    for name in sorted(asked & provenance.keys() | asked & provenance.get("network", {}).keys()):
-        if name in found and getattr(settings, name) != found[name]:
-            raise _contradiction(path, name, getattr(settings, name), found[name])
     return architecture, options
 
 
