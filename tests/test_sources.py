@@ -287,7 +287,7 @@ def test_help_gives_choices_and_bounds(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     text = help_text({}, monkeypatch, capsys)
-    assert re.search(r"--optimizer X\s+.*\[one of adam, adamw\]", text)
+    assert re.search(r"--optimizer X\s+.*\[one of adam, adamw, muon\]", text)
     assert re.search(r"--validation_fraction X\s+.*\[at least 0, below 1\]", text)
     assert re.search(r"--learning_rate X\s+.*\[above 0\]", text)
 

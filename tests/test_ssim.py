@@ -176,17 +176,28 @@ def test_float64_images_are_measured_to_twelve_digits_even_beside_pure_white(
     assert (value - oracle(x, y)).abs().max() < 1e-12
 
 
+@pytest.fixture
+def tf32() -> Iterator[None]:
+    """Products rounded to TF32, where a GPU can."""
+    torch.backends.cuda.matmul.allow_tf32 = True
+    yield
+    torch.backends.cuda.matmul.allow_tf32 = False
+
+
+@pytest.mark.usefixtures("tf32")
 def test_full_precision_switches_autocast_and_tf32_off_and_back_on() -> None:
-    settings = torch.backends.cudnn
+    settings, products = torch.backends.cudnn, torch.backends.cuda.matmul
     with torch.autocast("cpu", torch.bfloat16):
         before = settings.allow_tf32, settings.benchmark, settings.deterministic, settings.enabled
         with full_precision(torch.device("cpu")):
             assert not torch.is_autocast_enabled("cpu")
             assert not settings.allow_tf32
+            assert not products.allow_tf32
             assert (settings.benchmark, settings.deterministic, settings.enabled) == before[1:]
         assert torch.is_autocast_enabled("cpu")
     after = settings.allow_tf32, settings.benchmark, settings.deterministic, settings.enabled
     assert after == before
+    assert products.allow_tf32
 
 
 # Properties

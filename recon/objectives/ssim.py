@@ -140,17 +140,23 @@ def _window(channels: int) -> Tensor:
 
 @contextmanager
 def full_precision(device: torch.device) -> Iterator[None]:
-    """Switch off autocast and TF32: both round convolutions to under four digits."""
-    with (
-        torch.autocast(device.type, enabled=False),
-        torch.backends.cudnn.flags(
-            enabled=torch.backends.cudnn.enabled,
-            benchmark=torch.backends.cudnn.benchmark,
-            deterministic=torch.backends.cudnn.deterministic,
-            allow_tf32=False,
-        ),
-    ):
-        yield
+    """Switch off autocast and TF32: both round products to under four digits."""
+    products, convolutions = torch.backends.cuda.matmul, torch.backends.cudnn
+    before = products.allow_tf32
+    products.allow_tf32 = False
+    try:
+        with (
+            torch.autocast(device.type, enabled=False),
+            convolutions.flags(
+                enabled=convolutions.enabled,
+                benchmark=convolutions.benchmark,
+                deterministic=convolutions.deterministic,
+                allow_tf32=False,
+            ),
+        ):
+            yield
+    finally:
+        products.allow_tf32 = before
 
 
 def check_images(

@@ -26,6 +26,7 @@ from recon.pipeline.models import (
 from recon.settings import Settings
 from recon.training.averaging import WeightAverage
 from recon.training.checkpoint import load_strictly, read_model_file
+from recon.training.muon import Muon
 from recon.training.plan import Plan
 from recon.training.runtime import Runtime
 from recon.training.trainer import Trainer
@@ -36,8 +37,9 @@ PENALTIES = {"vae": "KL", "vqvae": "Commitment"}  # by objective, as the log nam
 ONE_SIZE = ("dense", "vae")  # architectures that take images of the size they were built for
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
-    "adam": torch.optim.Adam,
-    "adamw": torch.optim.AdamW,
+    "adam": lambda model, **options: torch.optim.Adam(model.parameters(), **options),
+    "adamw": lambda model, **options: torch.optim.AdamW(model.parameters(), **options),
+    "muon": Muon,
 }
 
 
@@ -121,7 +123,7 @@ def _augmentation(settings: Settings, objective: str) -> Callable[[Tensor, int, 
 
 def _optimizer(settings: Settings, model: nn.Module) -> torch.optim.Optimizer:
     return OPTIMIZERS[settings.optimizer](
-        model.parameters(),
+        model,
         lr=settings.learning_rate,
         weight_decay=settings.weight_decay,
         fused=True,

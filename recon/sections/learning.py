@@ -53,8 +53,10 @@ class Optimisation(Section):
     feature_weights: str = Field(
         "", description='file of the weights of vgg19; "": torchvision downloads them'
     )
-    optimizer: Literal["adam", "adamw"] = Field(
-        "adamw", description="adamw decays weights apart from the gradient"
+    optimizer: Literal["adam", "adamw", "muon"] = Field(
+        "adamw",
+        description="adamw decays weights apart from the gradient; muon steps alike in all "
+        "directions of a weight matrix, and learns more from each image for more arithmetic",
     )
     learning_rate: float = Field(4e-4, gt=0, description="peak, per step")
     weight_decay: float = Field(1e-5, ge=0, description="per step")
