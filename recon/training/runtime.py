@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from recon.errors import UserError
 from recon.gpus import count_machine_gpus
 from recon.ranks import ALONE, Ranks, ranks_of_environment
+from recon.training.convolutions import add_biases_apart
 
 __all__ = ["Runtime", "start_runtime", "unwrap"]
 
@@ -62,7 +63,9 @@ class Runtime(NamedTuple):
         return torch.amp.GradScaler(self.device.type, enabled=self.precision == "float16")
 
     def place(self, model: nn.Module) -> nn.Module:
-        """Move a network to the device, channels innermost, where convolutions are fastest."""
+        """Move a network to the device, as its convolutions are fastest there."""
+        if self.device.type == "cpu":
+            add_biases_apart(model)
         # torch accepts memory_format here; its type stubs do not say so for every overload.
         return model.to(device=self.device, memory_format=torch.channels_last)  # type: ignore[call-overload, no-any-return]
 
