@@ -36,6 +36,7 @@ SYSTEMS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("mse", {"loss_weights_mse": {"bce": 1.0}}),
     ("mse", {"loss_weights_mse": {"ms_ssim": 1.0}, "tile_size": 176}),
     ("ssim", {"loss_weights_ssim": {"ssim": 1.0}}),
+    ("mse", {"optimizer": "muon"}),
     ("mse", {"architecture": "residual", "residual_blocks": 2}),
     ("mse", {"architecture": "dense", "color_mode": "grey"}),
     ("mse", {"architecture": "unet", "unet_width": 8, "noise_std": 0.3}),
