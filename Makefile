@@ -36,6 +36,8 @@ lint: $(READY)  ## check format, style and types
 bench: $(READY)  ## measure speeds beside the conventional loop
 	$(BIN)/python -m benchmarks.throughput
 	$(BIN)/python -m benchmarks.augmentation
+	$(BIN)/python -m benchmarks.precision
+	$(BIN)/python -m benchmarks.memory
 
 reliability: $(READY)  ## kill, damage and fill up: what a run survives
 	$(BIN)/python -m benchmarks.reliability
