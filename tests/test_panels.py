@@ -5,6 +5,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from recon.data.noise import add_noise
 from recon.models.output import Output
 from recon.training.averaging import WeightAverage
 from recon.training.panels import compose_panel, fixed_images, panel_of, reconstructions
@@ -57,7 +58,7 @@ def test_values_outside_of_the_range_are_clipped_and_half_precision_is_understoo
 
 
 def test_reconstructions_of_another_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"reconstructions must have .*\(2, 3, 4, 4\), got \(1,"):
+    with pytest.raises(ValueError, match=r"rows must have .*\(2, 3, 4, 4\), got \(1,"):
         compose_panel(torch.zeros(2, 3, 4, 4), torch.zeros(1, 3, 4, 4))
 
 
@@ -102,6 +103,21 @@ def test_a_panel_shows_the_same_images_in_every_epoch(
     after = panel()
     assert torch.equal(before[0], after[0])
     assert not torch.equal(before[1], after[1])
+
+
+def test_a_denoising_run_shows_what_the_network_is_fed_the_same_in_every_epoch(
+    make_trainer: MakeTrainer, random_images: Images
+) -> None:
+    trainer = make_trainer(random_images(4), epochs=1)
+    trainer.corrupt = lambda images, seeds: add_noise(images, 0.3, seeds)
+    panel = panel_of(trainer, 2)
+    assert panel is not None
+    originals, noisy, made = panel()
+    assert 0.1 < float((noisy - originals).std()) < 0.3
+    assert not torch.equal(noisy[0] - originals[0], noisy[1] - originals[1])
+    torch.testing.assert_close(made, reconstructions(trainer, noisy))
+    assert compose_panel(originals, noisy, made).shape[0] == 3 * (originals.shape[-2] + 2) + 2
+    assert torch.equal(panel()[1], noisy)
 
 
 # Reconstructions

@@ -1,4 +1,4 @@
-"""The panel of a training: some images over what the network makes of them.
+"""The panel of a training: some images, noise on them if there is any, and the reconstructions.
 
 Images are (N, C, H, W) float tensors in [0, 1] with one channel or three; pictures are (H, W, 3)
 uint8 arrays.
@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from recon.data.loaders import to_unit_range
+from recon.data.noise import noise_seeds
 from recon.models.output import reconstruct
 from recon.training.plan import Split
 from recon.training.runtime import unwrap
@@ -23,19 +24,18 @@ __all__ = ["Panel", "compose_panel", "fixed_images", "panel_of", "reconstruction
 
 GAP = 2  # pixels between images
 
-# Originals and reconstructions, (N, C, H, W) each.
-Panel = Callable[[], tuple[Tensor, Tensor]]
+# Originals, what the network is fed where that is another, and reconstructions, (N, C, H, W) each.
+Panel = Callable[[], tuple[Tensor, ...]]
 
 
-def compose_panel(originals: Tensor, reconstructions: Tensor) -> NDArray[np.uint8]:
-    """Originals over their reconstructions, with white gaps.
+def compose_panel(*rows: Tensor) -> NDArray[np.uint8]:
+    """Images below each other, such as originals over their reconstructions, with white gaps.
 
     Args:
-        originals: (N, C, H, W) in [0, 1], one channel or three.
-        reconstructions: The same shape; values outside of [0, 1] are clipped.
+        rows: (N, C, H, W) each, one channel or three; values outside of [0, 1] are clipped.
 
     Returns:
-        (2 H + 3 GAP, N (W + GAP) + GAP, 3).
+        (R (H + GAP) + GAP, N (W + GAP) + GAP, 3) of R rows.
 
     Raises:
         ValueError: If the shapes differ.
@@ -43,13 +43,14 @@ def compose_panel(originals: Tensor, reconstructions: Tensor) -> NDArray[np.uint
     # Imported here: it takes a second, and most runs draw no panel.
     from torchvision.utils import make_grid  # type: ignore[import-untyped, unused-ignore]
 
-    if reconstructions.shape != originals.shape:
-        raise ValueError(
-            f"reconstructions must have the shape of the originals, {tuple(originals.shape)}, got "
-            f"{tuple(reconstructions.shape)}"
-        )
-    images = torch.cat([originals, reconstructions]).float().cpu().clamp(0, 1)
-    grid = make_grid(images, nrow=len(originals), padding=GAP, pad_value=1.0)
+    for row in rows:
+        if row.shape != rows[0].shape:
+            raise ValueError(
+                f"rows must have the shape of the first, {tuple(rows[0].shape)}, got "
+                f"{tuple(row.shape)}"
+            )
+    images = torch.cat([row.float().cpu() for row in rows]).clamp(0, 1)
+    grid = make_grid(images, nrow=len(rows[0]), padding=GAP, pad_value=1.0)
     picture: NDArray[np.uint8] = (grid * 255).round().byte().permute(1, 2, 0).numpy()  # (H, W, 3)
     return picture
 
@@ -79,7 +80,7 @@ def _readable(split: Split) -> Iterator[Tensor]:
 
 @torch.no_grad()
 def reconstructions(trainer: Trainer, images: Tensor) -> Tensor:
-    """What the network that would be saved now makes of images, one by one to spare memory.
+    """What the network that would be saved now makes of its input, one by one to spare memory.
 
     Leaves no trace: modes and random state are afterwards what they were.
 
@@ -123,4 +124,7 @@ def panel_of(trainer: Trainer, count: int) -> Panel | None:
     originals = fixed_images(trainer, count)
     if len(originals) == 0:
         return None
-    return lambda: (originals, reconstructions(trainer, originals))
+    if trainer.corrupt is None:
+        return lambda: (originals, reconstructions(trainer, originals))
+    noisy = trainer.corrupt(originals, noise_seeds(range(len(originals)), trainer.plan.seed))
+    return lambda: (originals, noisy, reconstructions(trainer, noisy))

@@ -263,7 +263,7 @@ class EpochTracking:
 
     Args:
         trackers: Open; those that fail are taken out.
-        panel: Gives originals and reconstructions, (N, C, H, W) each; None for no pictures.
+        panel: Gives the rows of the picture, (N, C, H, W) each; None for no pictures.
     """
 
     trackers: list[Tracker]
