@@ -1,6 +1,7 @@
 import os
 import random
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -113,10 +114,11 @@ def evaluated(
     *,
     batch_size: int = 3,
     num_workers: int = 0,
+    threads: int = 1,
 ) -> list[Evaluated]:
     batches = Batches(len(images), batch_size)
     loader = make_loader(Listed(images), batches, num_workers=num_workers, pin_memory=False)
-    return list(evaluate(reconstruct, loader, "image {}".format, CPU))
+    return list(evaluate(reconstruct, loader, "image {}".format, CPU, threads=threads))
 
 
 def records(*args: Any, **options: Any) -> list[Record]:
@@ -125,6 +127,42 @@ def records(*args: Any, **options: Any) -> list[Record]:
 
 def darken(images: Tensor) -> Tensor:
     return images * 0.9
+
+
+@pytest.mark.parametrize("threads", [2, 5])
+def test_threads_change_nothing(images: list[Tensor], threads: int) -> None:
+    some = [*images, None, images[0], None, None, None]
+    alone, shared = (evaluated(some, darken, threads=n) for n in (1, threads))
+    for one, other in zip(alone, shared, strict=True):
+        assert (one.indices, one.records, one.failures) == (
+            other.indices, other.records, other.failures,
+        )  # fmt: skip
+        for mine, theirs in zip(one.comparisons, other.comparisons, strict=True):
+            assert mine.image == theirs.image
+            np.testing.assert_array_equal(mine.reconstruction, theirs.reconstruction)
+
+
+def test_each_of_several_threads_computes_alone_and_others_as_before(images: list[Tensor]) -> None:
+    before, seen = torch.get_num_threads(), []
+
+    def watched(pieces: Tensor) -> Tensor:
+        seen.append((torch.get_num_threads(), torch.is_grad_enabled(), len(pieces)))
+        return pieces
+
+    evaluated(images, watched, batch_size=6, threads=3)
+    assert {(number, learning) for number, learning, _ in seen} == {(1, False)}
+    assert sorted(count for _, _, count in seen) == [1, 1, 1, 2, 2]  # of batches of 4 and of 3
+    with ThreadPoolExecutor(1) as pool:
+        assert pool.submit(torch.get_num_threads).result() == before
+    assert torch.get_num_threads() == before
+
+
+def test_a_failing_network_ends_the_evaluation(images: list[Tensor]) -> None:
+    def fail(_: Tensor) -> Tensor:
+        raise RuntimeError("out of memory")
+
+    with pytest.raises(RuntimeError, match="out of memory"):
+        evaluated(images, fail, threads=2)
 
 
 def test_records_come_in_the_order_of_the_images(images: list[Tensor]) -> None:

@@ -3,7 +3,11 @@
 Images are (N, C, H, W) float tensors in [0, 1] on the device.
 """
 
-from collections.abc import Callable, Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Generator, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -30,7 +34,6 @@ class Evaluated(NamedTuple):
     failures: list[Failure]
 
 
-@torch.no_grad()
 def evaluate(
     reconstruct: Callable[[Tensor], Tensor],
     loader: Iterable[Batch],
@@ -39,37 +42,91 @@ def evaluate(
     *,
     corrupt: Corrupt | None = None,
     draw: bool = True,
-) -> Iterator[Evaluated]:
-    """Reconstruct and measure, batch by batch.
+    threads: int = 1,
+) -> Generator[Evaluated, None, None]:
+    """Reconstruct and measure, batch by batch; the next batch is under way meanwhile.
 
     Args:
-        reconstruct: From images in [0, 1] to reconstructions, (N, C, H, W) both.
+        reconstruct: From images in [0, 1] to reconstructions, (N, C, H, W) both. Called in other
+            threads, in several at once if there are several.
         loader: Batches of images.
         name_of: Path of an image, by its index, as the records give it.
         device: Where the network is.
         corrupt: Spoils what the network is fed; all is measured against the images themselves.
         draw: Whether pictures are wanted.
+        threads: That share the images of a batch. Several are for a CPU, whose cores then need
+            not wait for each other at every layer.
 
     Yields:
         Records and pictures of each batch, in the order of the loader.
     """
-    for batch in loader:
-        indices = batch.indices.tolist()
-        if not indices:
-            yield Evaluated([], [], [], batch.failures)
-            continue
-        target = to_unit_range(batch.images.to(device, non_blocking=True))
-        fed = target if corrupt is None else corrupt(target, indices)
-        reconstruction = reconstruct(fed).float().clamp(0, 1)
-        noisy = None if corrupt is None else fed
-        records = _measure([name_of(index) for index in indices], target, reconstruction, noisy)
-        comparisons = []
-        if draw:
-            pictures = [to_picture(images) for images in (target, reconstruction)]
-            spoilt = [None] * len(indices) if noisy is None else to_picture(noisy)
-            rows = zip(indices, records, *pictures, spoilt, strict=True)
-            comparisons = [Comparison(*row) for row in rows]
-        yield Evaluated(indices, records, comparisons, batch.failures)
+    work = partial(_evaluate, reconstruct, name_of, device, corrupt, draw)
+    with _pool(threads) as pool:
+        ahead: deque[tuple[list[Future[Evaluated]], list[Failure]]] = deque()
+        for batch in loader:
+            pieces = [pool.submit(work, *piece) for piece in _pieces(batch, threads)]
+            ahead.append((pieces, batch.failures))
+            if len(ahead) > 1:
+                yield _joined(*ahead.popleft())
+        while ahead:
+            yield _joined(*ahead.popleft())
+
+
+def _pieces(batch: Batch, threads: int) -> list[tuple[Tensor, Tensor]]:
+    """Images and their indices, for each thread about as many."""
+    count = min(threads, len(batch.indices))
+    if count == 0:  # None of them could be read.
+        return []
+    return list(zip(batch.images.chunk(count), batch.indices.chunk(count), strict=True))
+
+
+@contextmanager
+def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
+    """Threads whose operators are not spread over further ones, if there are several."""
+    before = torch.get_num_threads()
+    alone = partial(torch.set_num_threads, 1 if threads > 1 else before)
+    pool = ThreadPoolExecutor(threads, initializer=alone)
+    try:
+        yield pool
+    finally:
+        pool.shutdown(cancel_futures=True)
+        torch.set_num_threads(before)  # Threads yet to come would otherwise begin with theirs.
+
+
+def _joined(pieces: list[Future[Evaluated]], failures: list[Failure]) -> Evaluated:
+    done = [piece.result() for piece in pieces]
+    return Evaluated(
+        [index for piece in done for index in piece.indices],
+        [record for piece in done for record in piece.records],
+        [comparison for piece in done for comparison in piece.comparisons],
+        failures,
+    )
+
+
+@torch.no_grad()
+def _evaluate(
+    reconstruct: Callable[[Tensor], Tensor],
+    name_of: Callable[[int], str],
+    device: torch.device,
+    corrupt: Corrupt | None,
+    draw: bool,
+    images: Tensor,
+    places: Tensor,
+) -> Evaluated:
+    """What `evaluate` does with some images of a batch, and their indices in the dataset."""
+    indices = places.tolist()
+    target = to_unit_range(images.to(device, non_blocking=True))
+    fed = target if corrupt is None else corrupt(target, indices)
+    reconstruction = reconstruct(fed).float().clamp(0, 1)
+    noisy = None if corrupt is None else fed
+    records = _measure([name_of(index) for index in indices], target, reconstruction, noisy)
+    comparisons = []
+    if draw:
+        pictures = [to_picture(images) for images in (target, reconstruction)]
+        spoilt = [None] * len(indices) if noisy is None else to_picture(noisy)
+        rows = zip(indices, records, *pictures, spoilt, strict=True)
+        comparisons = [Comparison(*row) for row in rows]
+    return Evaluated(indices, records, comparisons, [])
 
 
 def _measure(

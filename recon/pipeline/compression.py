@@ -2,6 +2,7 @@
 
 import logging
 from pathlib import Path
+from threading import Lock
 from typing import Any, cast
 
 import torch
@@ -28,12 +29,15 @@ class CodeCount:
         self.compresses = hasattr(self.network, "bits_per_pixel")
         size = len(self.network.codebook.usage) if self.compresses else 0
         self.counts = torch.zeros(size, dtype=torch.int64)
+        self.lock = Lock()
 
     def reconstruct(self, images: Tensor) -> Tensor:
-        """Reconstruct images in [0, 1], (N, C, H, W)."""
+        """Reconstruct images in [0, 1], (N, C, H, W); in several threads at once, if wanted."""
         output = self.model.output(images)
         if output.codes is not None:
-            self.counts += output.codes.flatten().cpu().bincount(minlength=len(self.counts))
+            counts = output.codes.flatten().cpu().bincount(minlength=len(self.counts))
+            with self.lock:
+                self.counts += counts
         return output.reconstruction
 
     def facts(self) -> tuple[tuple[str, float], ...]:

@@ -1,9 +1,11 @@
 """Every image of a folder, reconstructed and measured, by all processes of a run."""
 
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
 from torch import Tensor
 
 from recon.data.loaders import Batches, Failure, make_loader
@@ -67,12 +69,23 @@ def measure(
         pin_memory=runtime.device.type == "cuda",
     )
     name_of, device = dataset.paths.__getitem__, runtime.device
-    with progress_bar(runtime.ranks, title, len(dataset)) as bar:
-        for part in evaluate(reconstruct, loader, name_of, device, corrupt=corrupt, draw=draw):
+    # A compiled network wants whole batches: it is compiled for each size.
+    spread = device.type == "cpu" and not settings.compile_model
+    parts = evaluate(
+        reconstruct,
+        loader,
+        name_of,
+        device,
+        corrupt=corrupt,
+        draw=draw,
+        threads=torch.get_num_threads() if spread else 1,
+    )
+    with progress_bar(runtime.ranks, title, len(dataset)) as bar, closing(parts):
+        for part in parts:
             here = list(zip(part.indices, part.records, strict=True))
-            parts = runtime.ranks.gather((here, part.failures))
-            ordered = sorted(pair for pairs, _ in parts for pair in pairs)
-            failures = sorted(failure for _, found in parts for failure in found)
+            everywhere = runtime.ranks.gather((here, part.failures))
+            ordered = sorted(pair for pairs, _ in everywhere for pair in pairs)
+            failures = sorted(failure for _, found in everywhere for failure in found)
             if failures and settings.unreadable_images == "stop":
                 raise UserError(f"unreadable image: {failures[0].reason}")
             bar.update(len(ordered) + len(failures))
