@@ -60,8 +60,6 @@ DICOM_KINDS |= dict.fromkeys(("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"),
 Window = tuple[float, float]  # the values that become 0 and 1
 IntensityRange = Window | Literal["image"] | None
 
-logger = logging.getLogger("recon")
-
 
 class UnreadableImageError(ValueError):
     """An image that cannot be read right; one line, "<path>: <reason>[; what to do]"."""
@@ -113,8 +111,8 @@ def find_images(folder: str | os.PathLike[str], slice_axis: int = 2) -> ImagePat
     """List every image below a folder, however deep, in the sorted order of the files.
 
     Hidden files and folders are passed over. Links to folders are followed, each folder is entered
-    once. Broken links are listed, and fail when they are read. Of NIfTI files, and no others, the
-    headers are read: a volume is listed slice by slice.
+    once. Broken links, and folders that cannot be entered, are listed and fail when they are read.
+    Of NIfTI files, and no others, the headers are read: a volume is listed slice by slice.
 
     Args:
         folder: where to look.
@@ -154,8 +152,8 @@ def _walk(root: Path, slice_axis: int) -> Iterator[str]:
             if identity not in visited:
                 visited.add(identity)
                 waiting.append((path, _entries(root / path)))
-        except OSError as error:
-            logger.warning("%s: folder left out, %s", _printable(root / path), error.strerror)
+        except OSError:
+            yield path[:-1]  # Its images are missing: it is listed, and fails when it is read.
 
 
 def _identity(folder: Path) -> tuple[int, int]:
@@ -328,7 +326,12 @@ def _decode(path: str, slice_axis: int) -> _Raw:
     if not file.exists():
         raise UnreadableImageError("no such file, or a broken link")
     if not file.is_file():
-        raise UnreadableImageError("not a regular file")
+        kind = (
+            "a folder; if it holds images, let it be opened"
+            if file.is_dir()
+            else "not a regular file"
+        )
+        raise UnreadableImageError(kind)
     with file.open("rb") as stream:
         first = stream.read(DICOM_START + len(DICOM_MAGIC))
         stream.seek(0)
@@ -349,7 +352,10 @@ def _decode_other(data: bytes) -> _Raw:
             _verify_png(data)
         image.load()
         orientation = image.getexif().get(ORIENTATION, 1)
-        is_deep = image.format == "PNG" and data[24] == 16  # Pillow would drop the lower 8 bits
+        bits = data[24] if image.format == "PNG" else 8
+        if bits in (2, 4) and "transparency" in image.info and image.mode == "L":
+            image.info["transparency"] *= 255 // (2**bits - 1)  # as Pillow does with the pixels
+        is_deep = bits == 16  # Pillow would drop the lower 8 bits
         samples = _decode_deep_png(data) if is_deep else _eight_bit(image)
     is_grey = samples.shape[-1] < 3
     return _Raw(samples, 16 if is_deep else 8, MIN_IS_BLACK if is_grey else RGB, orientation)
@@ -528,6 +534,8 @@ def _check_dicom(dataset: Any) -> None:
         raise UnreadableImageError(f"DICOM of kind {kind} is not supported")
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise UnreadableImageError(f"{dataset.NumberOfFrames} frames; give single ones")
+    if dataset.HighBit != dataset.BitsStored - 1:
+        raise UnreadableImageError(f"samples that end at bit {dataset.HighBit} are not supported")
     if not 0 < dataset.Rows * dataset.Columns <= MAX_PIXELS:
         raise UnreadableImageError(
             f"{dataset.Columns} x {dataset.Rows} pixels, at most {MAX_PIXELS} are read"
@@ -554,7 +562,10 @@ def _pixels(raw: _Raw, window: IntensityRange) -> NDArray[Any]:
     alpha_samples = raw.samples[..., COLOURS[raw.photometric] :]
     if not alpha_samples.size or raw.alpha == UNSPECIFIED:
         return colour
-    alpha = _intensities(alpha_samples, raw.bits, None)
+    opaque = None  # In floats 1, or else what is white: programs differ.
+    if alpha_samples.dtype.kind == "f" and window is not None and alpha_samples.max() > 1:
+        opaque = (0.0, float(alpha_samples.max() if window == "image" else window[1]))
+    alpha = _intensities(alpha_samples, raw.bits, opaque)
     if raw.alpha == PREMULTIPLIED:
         on_white: NDArray[Any] = np.minimum(colour, alpha) + _inverted(alpha)
         return on_white
@@ -567,7 +578,8 @@ def _colour(raw: _Raw, window: IntensityRange) -> NDArray[Any]:
     if raw.photometric == PALETTE:
         if raw.colormap is None or raw.bits > 8:
             raise UnreadableImageError(f"a palette of {raw.bits} bits is not supported")
-        colours: NDArray[np.uint8] = (raw.colormap >> 8).astype(np.uint8).T  # (2**bits, 3)
+        depth = 8 if raw.colormap.max() > 255 else 0  # Old programs wrote 8 bits for 16.
+        colours: NDArray[np.uint8] = (raw.colormap >> depth).astype(np.uint8).T  # (2**bits, 3)
         looked_up: NDArray[np.uint8] = colours[samples[..., 0].astype(np.uint8)]
         return looked_up
     colour = _intensities(samples, raw.bits, window, raw.window)

@@ -42,7 +42,7 @@ TRIALS = {
     "models": Trial(models, 400, 130),
     "writes": Trial(writes, 1, 12),
     "flatness": Trial(flatness, 300, 20),
-    "determinism": Trial(determinism, 24, 1),
+    "determinism": Trial(determinism, 26, 1),
 }
 
 

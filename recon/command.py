@@ -1,14 +1,16 @@
 """From a command line to an exit code. Imports no torch."""
 
 import errno
+import io
 import logging
+import os
 import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import FrameType, ModuleType
-from typing import Any
+from typing import Any, TextIO
 
 from recon.errors import InterruptedRunError, UserError
 from recon.gpus import select_gpus
@@ -28,6 +30,10 @@ ENVIRONMENT = {
     errno.EPERM,
     errno.EROFS,
     errno.ENAMETOOLONG,
+    errno.EEXIST,
+    errno.EISDIR,
+    errno.ENOTDIR,
+    errno.EIO,
 }
 
 
@@ -89,12 +95,25 @@ def _refuse(message: str, code: int = USER_ERROR) -> int:
     return code
 
 
+class _Console(logging.StreamHandler[TextIO]):
+    """Falls silent where nobody reads any more, as in `| head`: the run itself goes on."""
+
+    def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
+        """Take the place of a broken pipe, and leave all other errors to logging."""
+        if isinstance(sys.exc_info()[1], BrokenPipeError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+        else:
+            super().handleError(record)
+
+
 def _log_to_console() -> None:
     """Messages of this program go to the console as they are."""
     logger = logging.getLogger("recon")
     for handler in logger.handlers[:]:
         logger.removeHandler(handler)
-    handler = logging.StreamHandler(sys.stdout)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")  # Names of files may be any bytes.
+    handler = _Console(sys.stdout)
     handler.setFormatter(logging.Formatter("%(message)s"))
     logger.addHandler(handler)
     logger.setLevel(logging.INFO)

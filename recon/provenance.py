@@ -15,10 +15,15 @@ import numpy as np
 
 from recon.files import file_of
 
-__all__ = ["among", "describe_run", "fingerprint", "flatten", "members", "without_members"]
+__all__ = [
+    "among", "check_provenance", "describe_run", "fingerprint", "flatten", "members",
+    "without_members",
+]  # fmt: skip
 
-SAMPLED = 4096  # bytes at either end of a file that tell it from others
+# Bytes that tell a file from others: so many pieces of it, evenly from its first to its last.
+PIECE, PIECES = 4096, 16
 MOST_MEMBERS = 200_000
+MEMBER = 8  # bytes
 
 PACKAGES = ("torch", "torchvision", "pytorch-msssim", "numpy", "pillow", "scikit-image", "pydantic")
 
@@ -33,22 +38,31 @@ def describe_run() -> dict[str, Any]:
     }
 
 
-def fingerprint(paths: Iterable[str], folder: str) -> str:
-    """SHA-256 over path below the folder and size in bytes of every file, in their order."""
+def fingerprint(paths: Iterable[str], folder: str, *, dated: bool = False) -> str:
+    """SHA-256 over path below the folder and size in bytes of every file, in their order.
+
+    Args:
+        paths: Below the folder.
+        folder: Of all.
+        dated: Whether the times at which a file was changed take part, in contents or in rights.
+    """
     digest = hashlib.sha256()
     for path in paths:
         try:
-            size = Path(folder, file_of(path)).stat().st_size
+            status = Path(folder, file_of(path)).stat()
         except OSError:
-            size = -1  # Listed a moment ago, gone now.
-        digest.update(os.fsencode(path) + b"\0" + str(size).encode() + b"\0")
+            facts = [-1]  # Listed a moment ago, gone now.
+        else:
+            facts = [status.st_size]
+            facts += [status.st_mtime_ns, status.st_ctime_ns] if dated else []
+        digest.update(os.fsencode(path) + b"\0" + " ".join(map(str, facts)).encode() + b"\0")
     return digest.hexdigest()
 
 
 def members(paths: Iterable[str], count: int) -> str | None:
     """Eight bytes for each image, sorted, in base 64: enough to tell whether one was among them.
 
-    They are drawn from its file's size, first and last bytes, whatever the name, and from the
+    They are drawn from its file's size and pieces of its bytes, whatever the name, and from the
     number of a slice. None where there are too many files to open each for that.
     """
     if count > MOST_MEMBERS:
@@ -69,13 +83,38 @@ def _sample(path: str) -> int:
         with Path(name).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             digest.update(str(size).encode())
-            for place in (0, max(0, size - SAMPLED)):
-                file.seek(place)
-                digest.update(file.read(SAMPLED))
+            whole = size <= PIECE * PIECES
+            for number in range(1 if whole else PIECES):
+                file.seek((size - PIECE) * number // (PIECES - 1) if number else 0)
+                digest.update(file.read(size if whole else PIECE))
         digest.update(os.fsencode(path[len(name) :]))
     except OSError:
         digest.update(os.fsencode(path))  # Gone: like no other.
     return int.from_bytes(digest.digest(), "little")
+
+
+def check_provenance(record: Mapping[str, Any]) -> None:
+    """Prove that the parts of a model's record that are read back are of their kinds.
+
+    Raises:
+        TypeError: If one is not.
+        ValueError: If members are no base 64.
+    """
+    for name in ("settings", "network", "preparation", "data"):
+        _check_mapping(record.get(name, {}), name)
+    noise = record.get("settings", {}).get("noise_std", 0)
+    if isinstance(noise, bool) or not isinstance(noise, int | float):
+        raise TypeError(f"settings.noise_std is {noise!r}, expected a number")
+    for part, facts in record.get("data", {}).items():
+        _check_mapping(facts, f"data.{part}")
+        known = facts.get("members")
+        if known is not None and len(base64.b64decode(known, validate=True)) % MEMBER:
+            raise ValueError(f"data.{part}.members are cut short")
+
+
+def _check_mapping(value: object, name: str) -> None:
+    if not isinstance(value, Mapping):
+        raise TypeError(f"{name} is {value!r}, expected names and values")
 
 
 def flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

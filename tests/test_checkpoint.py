@@ -429,6 +429,23 @@ def test_a_sidecar_that_is_no_record_is_refused(
     refusal(tmp_path / "a.pth")
 
 
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"settings": None}, {"settings": {"noise_std": "x"}}, {"settings": {"noise_std": True}},
+        {"network": None}, {"preparation": 3}, {"data": None}, {"data": {"train": None}},
+        {"data": {"train": {"members": "abc"}}}, {"data": {"train": {"members": 5}}},
+        {"data": {"train": {"members": "AAAA"}}},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_sidecar_whose_parts_are_of_another_kind_is_refused(
+    record: dict[str, Any], weights: Weights, tmp_path: Path
+) -> None:
+    save_final(tmp_path / "a.pth", weights, record)
+    assert "is no record of a model" in refusal(tmp_path / "a.pth")
+
+
 def test_a_final_model_cannot_be_resumed_and_the_message_says_what_can(
     weights: Weights, tmp_path: Path
 ) -> None:

@@ -1,9 +1,12 @@
 import errno
 import logging
 import os
+import shlex
 import signal
+import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -176,3 +179,32 @@ def test_a_missing_package_is_one_line_also_where_a_worker_process_misses_it(
     ):
         assert run_command({}, CPU, raising(ModuleNotFoundError(message))) == 2
         assert refused(capsys) == line
+
+
+def test_a_reader_that_leaves_silences_a_run_and_does_not_end_it(tmp_path: Path) -> None:
+    program = (
+        "import logging, pathlib, sys; from recon.command import run_command\n"
+        "def job(*_):\n"
+        "    for number in range(20_000): logging.getLogger('recon').info('line %d', number)\n"
+        f"    pathlib.Path({str(tmp_path / 'done')!r}).touch()\n"
+        "sys.exit(run_command({}, ['--GPUs', ''], job))"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} | head -n 1"
+    ended = subprocess.run(command, shell=True, capture_output=True, text=True, check=True)
+    assert (ended.stdout, ended.stderr) == ("line 0\n", "")
+    assert (tmp_path / "done").is_file()
+
+
+def test_a_name_that_is_no_text_reaches_the_console_escaped() -> None:
+    program = (
+        "import logging, sys; from recon.command import run_command\n"
+        "run_command({}, ['--GPUs', ''], "
+        "lambda *_: logging.getLogger('recon').info('caf\\udce9.png'))"
+    )
+    ended = subprocess.run(
+        [sys.executable, "-c", program],
+        capture_output=True,
+        env={**os.environ, "PYTHONIOENCODING": "utf-8:strict"},
+        check=True,
+    )
+    assert (ended.stdout, ended.stderr) == (b"caf\\udce9.png\n", b"")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import math
 import os
 import pickle
@@ -208,8 +207,8 @@ def test_reading_a_pipe_is_refused_at_once(tmp_path: Path) -> None:
         read_image(tmp_path / "pipe.png")
 
 
-def test_an_unreadable_folder_is_reported(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+def test_a_folder_that_cannot_be_entered_is_listed_and_fails_when_it_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     touch(tmp_path, "a.png", "closed/b.png")
     scandir = os.scandir
@@ -220,9 +219,10 @@ def test_an_unreadable_folder_is_reported(
         return scandir(path)
 
     monkeypatch.setattr(os, "scandir", guarded)
-    with caplog.at_level(logging.WARNING, "recon"):
-        assert relatives(find_images(tmp_path)) == ["a.png"]
-    assert caplog.messages == [f"{tmp_path / 'closed'}: folder left out, Permission denied"]
+    paths = find_images(tmp_path)
+    assert relatives(paths) == ["a.png", "closed"]
+    with pytest.raises(UnreadableImageError, match="a folder; if it holds images"):
+        read_image(paths[1])
 
 
 @pytest.mark.parametrize("name", ["a\nb.png", "=1+1.png", "a b'\".png", "é☃.png", "a\udcff.png"])
@@ -852,8 +852,52 @@ def test_an_empty_file_is_named(tmp_path: Path) -> None:
     assert str(caught.value) == f"{tmp_path / 'a.png'}: empty file"
 
 
+@pytest.mark.parametrize(
+    ("bits", "row", "transparent", "expected"),
+    [
+        (1, 0b0101_0000, 1, [0, 255, 0, 255]),
+        (2, 0b0001_0111, 1, [0, 255, 255, 255]),
+        (4, 0x055F, 5, [0, 255, 255, 255]),
+    ],
+)
+def test_a_transparent_grey_level_of_few_bits_becomes_white(
+    read: Any, bits: int, row: int, transparent: int, expected: list[int]
+) -> None:
+    def chunk(kind: bytes, payload: bytes) -> bytes:
+        checksum = struct.pack(">I", zlib.crc32(kind + payload))
+        return struct.pack(">I", len(payload)) + kind + payload + checksum
+
+    header = struct.pack(">IIBBBBB", 4, 1, bits, 0, 0, 0, 0)
+    pixels = zlib.compress(b"\0" + row.to_bytes(max(1, bits * 4 // 8), "big"))
+    content = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header)
+    content += chunk(b"tRNS", struct.pack(">H", transparent))
+    content += chunk(b"IDAT", pixels) + chunk(b"IEND", b"")
+    assert read(content, channels=1).ravel().tolist() == expected
+
+
+@pytest.mark.parametrize("scale", [1, 257])
+def test_a_palette_of_8_bits_or_of_16_is_understood(read: Any, scale: int) -> None:
+    colours = np.arange(256, dtype=np.uint16) * scale
+    image = np.arange(80, dtype=np.uint8).reshape(8, 10)
+    content = tiff(image, photometric="palette", colormap=np.stack([colours] * 3))
+    np.testing.assert_array_equal(read(content, "image.tif")[0], image)
+
+
+@pytest.mark.parametrize(("peak", "window"), [(255, (0, 255)), (1, (0, 1)), (1, (0, 255))])
+def test_floats_with_alpha_are_read_whether_255_or_1_is_opaque(
+    read: Any, peak: float, window: Any
+) -> None:
+    image = np.full((8, 10, 4), 0.4 * window[1], np.float32)
+    image[..., 3] = peak
+    image[0, 0, 3] = 0
+    content = tiff(image, photometric="rgb", extrasamples=["unassalpha"])
+    pixels = read(content, "image.tif", intensity_range=window)
+    assert pixels[:, 0, 0].tolist() == [1, 1, 1]
+    np.testing.assert_allclose(pixels[:, 1:], 0.4, atol=1e-6)
+
+
 def test_a_folder_and_a_missing_file_are_unreadable(tmp_path: Path) -> None:
-    with pytest.raises(UnreadableImageError, match="not a regular file"):
+    with pytest.raises(UnreadableImageError, match="a folder; if it holds images"):
         read_image(tmp_path)
     with pytest.raises(UnreadableImageError, match="no such file"):
         read_image(tmp_path / "gone.png")

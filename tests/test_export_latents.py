@@ -165,7 +165,7 @@ def test_an_export_that_ended_goes_on_where_it_stood(
     assert seen == list(range(7 - len(seen), 7))
 
 
-@pytest.mark.parametrize("change", ["weights", "images", "pooling"])
+@pytest.mark.parametrize("change", ["weights", "images", "contents", "pooling"])
 def test_an_export_of_something_else_starts_anew(
     export: Callable[..., pd.DataFrame],
     place: Path,
@@ -181,11 +181,40 @@ def test_an_export_of_something_else_starts_anew(
         torch.save(network(3).state_dict(), place / "model.pth")
     elif change == "images":
         (place / "images/b/5.png").rename(place / "images/b/7.png")
+    elif change == "contents":  # of the same size
+        path = place / "images/a/0.png"
+        path.write_bytes(path.read_bytes())
     pooling = "none" if change == "pooling" else "mean"
     seen = fail_at(monkeypatch, 100)
     frame = export(latents_pooling=pooling)
     assert seen == list(range(7))
     assert len(frame) == 7
+
+
+def test_images_that_were_mended_are_read_anew(
+    export: Callable[..., pd.DataFrame], place: Path, network: Callable[[int], Any]
+) -> None:
+    whole = export(latents_file=str(place / "whole/features.csv"))
+    good = {path: path.read_bytes() for path in (place / "images").rglob("*.png")}
+    for path, content in good.items():
+        path.write_bytes(bytes(len(content)))
+    with pytest.raises(UserError, match="none of the 7 images can be read"):
+        export()
+    for path, content in good.items():
+        path.write_bytes(content)
+    assert export().equals(whole)
+
+
+def test_an_unreadable_image_of_the_run_before_stops_the_next_one_too(
+    export: Callable[..., pd.DataFrame], place: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (place / "images/a/0.png").write_bytes(b"")
+    with monkeypatch.context() as patch:
+        fail_at(patch, 2)
+        with pytest.raises(KeyboardInterrupt):
+            export()
+    with pytest.raises(UserError, match=r"unreadable image: .*0\.png"):
+        export(unreadable_images="stop")
 
 
 def test_a_table_that_cannot_be_written_leaves_the_old_one_and_the_rows(
@@ -253,7 +282,7 @@ def test_bad_input_is_refused_in_one_line(
         "latents_file": str(place / "out/features.csv"),
     }  # fmt: skip
     for name, value, told in (
-        ("latents_file", str(place / "features.txt"), "must end in"),
+        ("latents_file", str(place / "features.txt"), "that ends in"),
         ("latents_file", str(place / "auto.pth/features.csv"), "latents_file"),
         ("latents_pooling", "max", "latents_pooling"),
         ("model_path_latents", str(place / "none.pth"), "missing"),

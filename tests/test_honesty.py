@@ -80,6 +80,19 @@ def test_nothing_is_said_where_no_image_was_trained_on(
     assert record["seconds"] >= 0
 
 
+def test_curves_of_noise_are_not_written_where_they_would_be_evaluated(
+    train: Train, evaluate: Callable[..., Any], write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 6)
+    test = write_images(tmp_path / "test", 3, seed=1)
+    train()
+    with pytest.raises(UserError, match="curves of noise_sweep would be evaluated"):
+        evaluate(reconstruction_metrics_mse=str(test / "metrics.xlsx"), noise_sweep=(0.1,))
+    (tmp_path / "metrics.csv").mkdir()
+    with pytest.raises(UserError, match="which is a folder"):
+        evaluate()
+
+
 def test_a_second_run_into_one_folder_is_refused(
     train: Train, write_images: Write, tmp_path: Path
 ) -> None:

@@ -523,6 +523,7 @@ def test_monochrome1_is_inverted(tmp_path: Path, window: dict[str, int]) -> None
         ({"Rows": 65535, "Columns": 65535}, "65535 x 65535 pixels, at most"),
         ({"Rows": 0}, "10 x 0 pixels"),
         ({"Rows": 4000}, "cannot be decoded"),
+        ({"HighBit": 15}, "samples that end at bit 15 are not supported"),
         ({"ModalityLUTSequence": [Dataset()]}, "lookup table"),
         ({"PixelData": GREY.tobytes()[:30]}, "cannot be decoded"),
     ],

@@ -160,3 +160,37 @@ def test_slices_are_members_by_the_content_of_their_volume_and_their_number(tmp_
     assert known is not None
     assert among([f"{tmp_path}/copy.nii@{index:03}" for index in range(5)], known) == 2
     assert among([f"{tmp_path}/other.nii@000", f"{tmp_path}/copy.nii"], known) == 0
+
+
+def test_files_that_differ_between_equal_ends_are_told_apart(tmp_path: Path) -> None:
+    border = bytes(8192)
+    paths = [str(tmp_path / name) for name in ("a.bmp", "b.bmp")]
+    for path, value in zip(paths, (b"\x10", b"\x20"), strict=True):
+        Path(path).write_bytes(border + value * 200_000 + border)
+    known = members(paths[:1], 1)
+    assert known is not None
+    assert among(paths, known) == 1
+
+
+def test_the_whole_of_a_small_file_counts(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for path, value in zip(paths, (b"\x10", b"\x20"), strict=True):
+        Path(path).write_bytes(bytes(32_000) + value + bytes(32_000))
+    known = members(paths[:1], 1)
+    assert known is not None
+    assert among(paths, known) == 1
+
+
+def test_a_dated_fingerprint_changes_with_contents_and_rights(tmp_path: Path) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(b"1")
+
+    def dated() -> str:
+        return fingerprint(["a.png"], str(tmp_path), dated=True)
+
+    first = dated()
+    assert dated() == first
+    path.write_bytes(b"2")
+    second = dated()
+    path.chmod(0o600)
+    assert len({first, second, dated()}) == 3

@@ -40,3 +40,17 @@ def test_groups_are_drawn_equally_often_however_many_images_they_hold() -> None:
 def test_groups_of_an_epoch_are_mixed() -> None:
     drawn = draw_epoch([np.arange(50), np.arange(50, 100)], 100, seed=0, epoch=0)
     assert 10 < int((drawn[:50] < 50).sum()) < 40
+
+
+def test_groups_take_turns_where_an_epoch_has_fewer_images_than_there_are_groups() -> None:
+    groups = [np.arange(3 * number, 3 * number + 3) for number in range(8)]
+    epochs = [draw_epoch(groups, 5, seed=0, epoch=epoch) for epoch in range(24)]
+    assert all(len(set(drawn // 3)) == 5 for drawn in epochs)
+    assert np.bincount(np.concatenate(epochs), minlength=24).tolist() == [5] * 24
+
+
+def test_shares_differ_by_one_at_most_in_every_epoch() -> None:
+    groups = [np.arange(number, number + 1) for number in range(3)]
+    for epoch in range(7):
+        counts = np.bincount(draw_epoch(groups, 10, seed=1, epoch=epoch), minlength=3)
+        assert sorted(counts.tolist()) == [3, 3, 4]

@@ -108,3 +108,15 @@ def test_bad_input_is_refused_in_one_line(
     error = capsys.readouterr().err
     assert error.startswith("error: ")
     assert error.count("\n") == 1
+
+
+def test_images_whose_names_differ_by_their_endings_have_folders_of_their_own(
+    show: Callable[..., int], tmp_path: Path
+) -> None:
+    images = tmp_path / "images/c"
+    images.mkdir()
+    for name in ("x.png", "x.jpg", "x.png.jpg"):
+        Image.new("RGB", (32, 32), "red").save(images / name)
+    assert show(folder_path_layers=images, layers_images=3) == 0
+    folders = {str(Path(name).parent) for name in written(tmp_path / "out")}
+    assert len(folders) == 3

@@ -73,3 +73,19 @@ def test_single_images_are_split_only_with_a_warning(
     _, aside = split(tmp_path, validation_group="image")
     assert len(aside) == 4
     assert "near-copies" in caplog.text
+
+
+def test_folders_within_one_folder_on_both_sides_are_worth_a_warning(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level("WARNING", "recon")
+    split(tmp_path, validation_fraction=0.2)
+    assert caplog.messages == []
+    deep = [f"patient{p}/{kind}/{t}.png" for p in range(5) for kind in "abc" for t in range(4)]
+    split(tmp_path, deep, validation_fraction=0.2)
+    (message,) = caplog.messages
+    assert "is one slide or patient, set validation_group" in message
+    caplog.clear()
+    kept, aside = split(tmp_path, deep, validation_fraction=0.2, validation_group="^[^/]+")
+    assert not {name[:8] for name in kept} & {name[:8] for name in aside}
+    assert caplog.messages == []

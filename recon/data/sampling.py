@@ -13,8 +13,9 @@ Indices = NDArray[np.int64]
 def draw_epoch(groups: Sequence[Indices], images: int, *, seed: int, epoch: int) -> Indices:
     """Draw the indices of an epoch, each group the same number of times give or take one.
 
-    Within a group every image comes before any comes again, across epochs too: epochs are
-    consecutive pieces of one endless sequence of shuffles.
+    The groups that give one more take turns, so that all come to train even where an epoch has
+    fewer images than there are groups. Within a group every image comes before any comes again,
+    across epochs too: epochs are consecutive pieces of one endless sequence of shuffles.
 
     Args:
         groups: Indices of the images of each group; one group draws them all alike.
@@ -25,14 +26,12 @@ def draw_epoch(groups: Sequence[Indices], images: int, *, seed: int, epoch: int)
     Returns:
         (images,) indices.
     """
-    shares = [len(part) for part in np.array_split(np.arange(images), len(groups))]
-    drawn = np.concatenate(
-        [
-            group[_piece(len(group), epoch * share, share, (seed, number))]
-            for number, (group, share) in enumerate(zip(groups, shares, strict=True))
-        ]
-    )
-    return np.random.default_rng((seed, epoch)).permutation(drawn)
+    drawn = []
+    for number, group in enumerate(groups):
+        # Of the endless deal of images to the groups in turn, those before and up to this epoch.
+        before, now = (-(-(images * e - number) // len(groups)) for e in (epoch, epoch + 1))
+        drawn.append(group[_piece(len(group), before, now - before, (seed, number))])
+    return np.random.default_rng((seed, epoch)).permutation(np.concatenate(drawn))
 
 
 def _piece(size: int, start: int, length: int, seed: tuple[int, int]) -> Indices:

@@ -100,7 +100,13 @@ def _check_outputs(settings: Settings, objective: str, book: Path, pictures: Pat
             f"recon_output_{objective} must not lie in folder_path_test, got {str(pictures)!r}: "
             f"the pictures would be evaluated the next time"
         )
-    check_target(book, f"reconstruction_metrics_{objective}")
+    if settings.noise_sweep and book.resolve().is_relative_to(test):
+        raise UserError(
+            f"reconstruction_metrics_{objective} must not lie in folder_path_test, got "
+            f"{str(book)!r}: the curves of noise_sweep would be evaluated the next time"
+        )
+    for suffix in (book.suffix, ".csv", ".json"):
+        check_target(book.with_suffix(suffix), f"reconstruction_metrics_{objective}")
     check_writable(pictures, f"recon_output_{objective}")
 
 

@@ -98,9 +98,9 @@ def _write(model: LoadedModel, dataset: FolderDataset, settings: Settings, targe
         stack.enter_context(exclusive(unfinished, "latents_file"))
         store = stack.enter_context(LatentStore(unfinished, belongs))
         start = _agree(model, store.progress.images)
+        _check_unreadable(store.progress.unreadable, settings)
         for part, done in _encoded(model, dataset, settings, start):
-            if part.unreadable and settings.unreadable_images == "stop":
-                raise UserError(f"unreadable image: {part.unreadable[0]}")
+            _check_unreadable(part.unreadable, settings)
             store.add(part, done)
         unreadable = store.progress.unreadable
         if len(unreadable) == len(dataset):
@@ -110,6 +110,11 @@ def _write(model: LoadedModel, dataset: FolderDataset, settings: Settings, targe
     shutil.rmtree(unfinished)
     report_unreadable(unreadable)
     logger.info("Latents: %s, %d rows of %d numbers", target, len(table.images), table.numbers)
+
+
+def _check_unreadable(reasons: Sequence[str], settings: Settings) -> None:
+    if reasons and settings.unreadable_images == "stop":
+        raise UserError(f"unreadable image: {reasons[0]}")
 
 
 def _describe(model: LoadedModel, dataset: FolderDataset, settings: Settings) -> dict[str, Any]:
@@ -124,6 +129,7 @@ def _describe(model: LoadedModel, dataset: FolderDataset, settings: Settings) ->
             "folder": folder,
             "found": len(dataset),
             "fingerprint": fingerprint(Relatives(dataset.paths), folder),
+            "state": fingerprint(Relatives(dataset.paths), folder, dated=True),
         },
     }
 

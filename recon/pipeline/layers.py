@@ -18,6 +18,7 @@ from recon.analysis.layers import feature_maps
 from recon.data.loaders import to_unit_range
 from recon.errors import UserError
 from recon.evaluation.figures import to_picture
+from recon.evaluation.records import visible
 from recon.files import check_writable, replacing
 from recon.models.codebook import Codebook
 from recon.models.registry import Builder
@@ -76,7 +77,7 @@ def run_layers(
             continue
         _draw(model, image, output / name, every_channel=settings.layers_channels == "all")
         folders.append(output / name)
-        logger.info("Pictures: %s", output / name)
+        logger.info("Pictures: %s", visible(str(output / name)))
     if not folders:
         raise UserError(f"none of the {len(chosen)} images can be read: {unreadable[0]}")
     report_unreadable(unreadable)
@@ -102,8 +103,9 @@ def _names(dataset: FolderDataset, chosen: Sequence[int]) -> list[str]:
     """A folder for each image: its path without the ending, unless two would share it."""
     paths = [dataset.paths.relative(index) for index in chosen]
     stems = [str(PurePath(path).with_suffix("")) for path in paths]
-    counts = Counter(stems)
-    return [p if counts[s] > 1 else s for p, s in zip(paths, stems, strict=True)]
+    # A stem is also taken where a file bears it as its whole name: x.png beside x.png.jpg.
+    taken = Counter([*stems, *set(paths)])
+    return [p if taken[s] > 1 else s for p, s in zip(paths, stems, strict=True)]
 
 
 def look_inside(model: LoadedModel, images: FolderDataset, index: int) -> tuple[Figure, Figure]:

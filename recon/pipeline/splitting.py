@@ -63,7 +63,23 @@ def _choose(paths: Paths, settings: Settings) -> tuple[Indices, Indices]:
     except ValueError as error:
         raise UserError(str(error)) from None
     _comment(len(aside) / len(paths), fraction, group)
+    if group == "folder":
+        _comment_on_siblings(paths, kept, aside)
     return kept, aside
+
+
+def _comment_on_siblings(paths: Paths, kept: Indices, aside: Indices) -> None:
+    """Say where two folders within a third one are on different sides: are they one patient?"""
+    sides = [{paths.relative(int(i)).rpartition("/")[0] for i in side} for side in (kept, aside)]
+    within = [{folder.rpartition("/")[0]: folder for folder in sorted(side)} for side in sides]
+    shared = sorted(within[0].keys() & within[1].keys() - {""})
+    if shared:
+        one, other = (part[shared[0]] for part in within)
+        logger.warning(
+            "Validation by folder: %r is trained on, %r held out. If %r is one slide or patient, "
+            "set validation_group, such as '^[^/]+' for the folders at the top",
+            *(one, other, shared[0]),
+        )
 
 
 def _comment(share: float, fraction: float, group: str) -> None:

@@ -1,5 +1,6 @@
 """Sweeps, latents, pictures of layers, and trackers. Imports no torch."""
 
+from pathlib import PurePath
 from typing import Any, Literal
 
 from pydantic import Field, field_validator
@@ -34,8 +35,8 @@ class Latents(Section):
     @field_validator("latents_file")
     @classmethod
     def _is_table(cls, value: str) -> str:
-        if not value.lower().endswith((".csv", ".npz", ".parquet")):
-            raise ValueError("must end in .csv, .npz or .parquet")
+        if PurePath(value).suffix.lower() not in (".csv", ".npz", ".parquet"):
+            raise ValueError("must be a file name that ends in .csv, .npz or .parquet")
         return value
 
 

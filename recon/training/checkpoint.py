@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from recon.errors import UserError
 from recon.files import replacing, replacing_all, spell_json
+from recon.provenance import check_provenance
 
 __all__ = [
     "ModelFile",
@@ -189,6 +190,7 @@ def _read_sidecar(path: Path, weights: Weights) -> dict[str, Any]:
     try:
         record = json.loads(beside.read_text(encoding="utf-8"))
         expected = record["weights_sha256"]
+        check_provenance(record)
     except (OSError, ValueError, KeyError, TypeError) as error:
         raise UserError(f"{beside} is no record of a model ({error}); remove or mend it") from None
     if expected != hash_weights(weights):
