@@ -13,8 +13,11 @@ class UserError(Exception):
     """
 
 
-class InterruptedRunError(Exception):
-    """A signal asked the run to end, and it has saved where it stands.
+class InterruptedRunError(BaseException):
+    """A signal asked the run to end, and it has saved where it stands, if there was anything.
+
+    Like KeyboardInterrupt no Exception: it may rise anywhere, and nothing that takes damaged files
+    or failing extras in its stride may take it for one of these.
 
     Args:
         signum: The signal; a shell expects the exit code 128 + signum.

@@ -135,24 +135,31 @@ def spell_json(record: Mapping[str, Any]) -> str:
 
 
 @contextmanager
-def exclusive(folder: Path, setting: str) -> Iterator[None]:
-    """Keep other runs out of a folder; the lock goes with the process, however that ends.
+def exclusive(path: Path, setting: str) -> Iterator[None]:
+    """Keep other runs out of a folder or a file; the lock goes with the process, however it ends.
 
     Raises:
         UserError: If another run is in it.
     """
-    lock = FileLock(folder / LOCK, timeout=0)
+    kind, name = ("folder", path / LOCK) if path.is_dir() else ("file", _beside(path, LOCK))
+    lock = FileLock(name, timeout=0)
     try:
         lock.acquire()
     except Timeout:
         raise UserError(
-            f"{setting} must be a folder of its own for each run, got {str(folder)!r}, where "
-            f"another run is writing; wait for it or choose another folder"
+            f"{setting} must be a {kind} of its own for each run, got {str(path)!r}, where "
+            f"another run is writing; wait for it or choose another {kind}"
         ) from None
     try:
         yield
     finally:
         lock.release()
+
+
+def _beside(path: Path, suffix: str) -> Path:
+    """A hidden name beside a file, wherever links lead to it."""
+    real = path.resolve()
+    return real.with_name(f".{real.name}{suffix}")
 
 
 def check_writable(folder: Path, setting: str) -> None:

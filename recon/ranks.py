@@ -9,6 +9,8 @@ from typing import TypeVar, cast
 import torch
 from torch import distributed
 
+from recon.errors import UserError
+
 __all__ = ["ALONE", "Ranks", "join_ranks", "ranks_of_environment"]
 
 Item = TypeVar("Item")
@@ -61,7 +63,10 @@ def ranks_of_environment() -> Ranks:
     names = ("RANK", "WORLD_SIZE", "LOCAL_RANK")
     if not all(name in os.environ for name in names):
         return Ranks()
-    return Ranks(*(int(os.environ[name]) for name in names))
+    values = [os.environ[name] for name in names]
+    if not all(value.isdecimal() for value in values):
+        raise UserError(f"{', '.join(names)} must be whole numbers, got {values}; start torchrun")
+    return Ranks(*map(int, values))
 
 
 def join_ranks(ranks: Ranks, device: torch.device) -> None:
@@ -80,7 +85,10 @@ def join_ranks(ranks: Ranks, device: torch.device) -> None:
 @lru_cache
 def _connect(backend: str) -> distributed.ProcessGroup:
     """Connect once: processes that connect again under one torchrun can wait for ever."""
-    distributed.init_process_group(backend)
+    try:
+        distributed.init_process_group(backend)
+    except ValueError as error:
+        raise UserError(f"the processes cannot be connected: {error}; start torchrun") from None
     atexit.register(distributed.destroy_process_group)
     # For a process outside the group this is a number; here every process is inside.
     return cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))

@@ -47,7 +47,8 @@ def read_settings_file(path: Path) -> Source:
     """
     try:
         tree = ast.parse(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, SyntaxError) as error:  # Not UTF-8, or null bytes.
+    # Not UTF-8, null bytes, or nested too deeply.
+    except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
         raise UserError(f"--config {path} cannot be read: {_first_line(error)}") from None
     values = {}
     for node in tree.body:
@@ -72,7 +73,7 @@ def _assigned_name(node: ast.stmt) -> str | None:
 def _literal_of(node: ast.stmt, path: Path) -> Any:
     try:
         return ast.literal_eval(node.value)  # type: ignore[attr-defined]
-    except (ValueError, TypeError):
+    except (ValueError, TypeError, RecursionError, MemoryError):
         raise UserError(
             f"{path}:{node.lineno} must be a literal, such as 3, 1e-3, 'text', True or (1, 2)"
         ) from None

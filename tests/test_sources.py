@@ -46,7 +46,9 @@ def other_value(name: str) -> Any:
         return default / 2 or 0.25
     if isinstance(default, tuple):
         return (0.3, 1 / 3)
-    return {"l1": 1e-05, "ssim": 0.85} if isinstance(default, dict) else f"a {name}'s \\ värde"
+    if isinstance(default, dict):
+        return {"l1": 1e-05, "ssim": 0.85}
+    return f"a {name}'s \\ värde{'.csv' if str(default).endswith('.csv') else ''}"
 
 
 def refusal_of(config: dict[str, Any], *argv: str) -> str:

@@ -8,8 +8,7 @@ import pytest
 
 from datasets import ImagePaths
 from recon.errors import UserError
-from recon.pipeline.splitting import SPLIT, split_off
-from recon.ranks import ALONE
+from recon.pipeline.splitting import SPLIT, split_off, write_split
 from recon.settings import Settings
 
 NAMES = [f"slide{s}/{t}.png" for s in range(10) for t in range(4)]
@@ -17,7 +16,9 @@ NAMES = [f"slide{s}/{t}.png" for s in range(10) for t in range(4)]
 
 def split(folder: Path, names: list[str] = NAMES, **changes: Any) -> tuple[list[str], list[str]]:
     paths = ImagePaths("images", names)
-    kept, aside = split_off(paths, Settings(**changes), folder, ALONE)
+    settings = Settings(**changes)
+    kept, aside = split_off(paths, settings, folder)
+    write_split(paths, settings, aside, folder)
     return [names[i] for i in kept], [names[i] for i in aside]
 
 

@@ -1,8 +1,8 @@
 """From settings to a trainer with its network, objective and data."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from recon.errors import UserError
 from recon.models.registry import Builder, build_model
 from recon.objectives.losses import Objective, Prediction
 from recon.pipeline.features import further_terms
-from recon.pipeline.images import Datasets, training_data
+from recon.pipeline.images import Datasets, TrainingData, training_data
 from recon.pipeline.models import (
     CHANNELS,
     architecture_of,
@@ -33,6 +33,8 @@ from recon.training.trainer import Trainer
 
 __all__ = ["assemble"]
 
+logger = logging.getLogger("recon")
+
 PENALTIES = {"vae": "KL", "vqvae": "Commitment"}  # by objective, as the log names them
 ONE_SIZE = ("dense", "vae")  # architectures that take images of the size they were built for
 
@@ -49,18 +51,32 @@ def assemble(
     auto_encoder: Builder,
     datasets: Datasets,
     runtime: Runtime,
-) -> tuple[Trainer, dict[str, Any]]:
-    """The trainer, and what to record of its data."""
+    *,
+    resumed: bool,
+) -> tuple[Trainer, TrainingData]:
+    """The trainer, and its data.
+
+    Args:
+        settings: Of the run.
+        objective: "mse", "ssim", "vae" or "vqvae".
+        auto_encoder: `Auto_encoder.AutoEncoder`.
+        datasets: `datasets.ImageFolderDataset`.
+        runtime: Of the run.
+        resumed: Whether a checkpoint takes the place of initial weights.
+
+    Raises:
+        UserError: If the settings, the images and the machine do not fit together.
+    """
     folder = Path(settings.of("model_saved_location", objective))
     criterion = _criterion(settings, objective, auto_encoder, runtime)
     augmentation = _augmentation(settings, objective)
     preparation = preparation_of(settings)
     architecture = architecture_of(settings, objective)
     model = build_model(architecture, form_of(preparation), options_of(settings), auto_encoder)
-    train, validation, data = training_data(settings, preparation, datasets, runtime, folder)
-    if settings.initial_weights:
-        path = Path(settings.initial_weights)
-        load_strictly(model, read_model_file(path).weights, path)
+    data = training_data(settings, preparation, datasets, runtime, folder)
+    _check_batches(settings, data, runtime)
+    if settings.initial_weights and not resumed:
+        _load_initial_weights(model, settings)
     model = runtime.place(model)
     # Codes move by leaps when dead ones are revived: their average is no code of any encoder.
     decay = 0.0 if architecture == "vqvae" else settings.weight_averaging
@@ -71,14 +87,38 @@ def assemble(
         optimizer=_optimizer(settings, model),
         runtime=runtime,
         plan=_plan(settings, objective),
-        train=train,
-        validation=validation,
+        train=data.train,
+        validation=data.validation,
         prepare=preparation.normalize,
         augment=augmentation,
         corrupt=(lambda images, seeds: add_noise(images, sigma, seeds)) if sigma > 0 else None,
         average=WeightAverage(model, decay) if decay > 0 else None,
     )
     return trainer, data
+
+
+def _check_batches(settings: Settings, data: TrainingData, runtime: Runtime) -> None:
+    """Every process learns from every batch."""
+    world, images = runtime.ranks.world, settings.images_per_epoch or data.record["train"]["images"]
+    if world > 1 and min(settings.batch_size_train, images) < 2 * world:
+        raise UserError(
+            f"batch_size_train must be at least 2 for each of {world} processes, got "
+            f"{settings.batch_size_train}, with {images} images in an epoch; raise it, or start "
+            f"fewer processes"
+        )
+
+
+def _load_initial_weights(model: nn.Module, settings: Settings) -> None:
+    path = Path(settings.initial_weights)
+    weights, provenance = read_model_file(path)
+    load_strictly(model, weights, path)
+    known = {**provenance.get("network", {}), **provenance.get("preparation", {})}
+    now = {**options_of(settings)._asdict(), **preparation_of(settings)._asdict()}
+    for name in ("activation", "input_normalization"):
+        if name in known and known[name] != now[name]:
+            logger.warning(
+                "%s was trained with %s = %r, this run has %r", path, name, known[name], now[name]
+            )
 
 
 def _criterion(

@@ -4,7 +4,7 @@ import logging
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypedDict
+from typing import Any, NamedTuple, Protocol, TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,7 +17,7 @@ from recon.errors import UserError
 from recon.models.preparation import IntensityRange, Preparation
 from recon.pipeline.models import preparation_of
 from recon.pipeline.paths import Paths, Relatives, every
-from recon.pipeline.splitting import split_off
+from recon.pipeline.splitting import split_off, write_split
 from recon.provenance import fingerprint, members
 from recon.settings import Settings
 from recon.training.runtime import Runtime
@@ -26,6 +26,7 @@ from recon.training.trainer import Split
 __all__ = [
     "Datasets",
     "FolderDataset",
+    "TrainingData",
     "open_folder",
     "reading_of",
     "report_unreadable",
@@ -105,21 +106,30 @@ def open_folder(
         raise UserError(f"{setting} must be a folder of images: {error}") from None
 
 
+class TrainingData(NamedTuple):
+    """What a run learns from."""
+
+    train: Split
+    validation: Split | None
+    record: dict[str, Any]  # of both, for the provenance
+    write_split: Callable[[], None]  # once the run has begun, so that resuming finds it
+
+
 def training_data(
     settings: Settings,
     preparation: Preparation,
     datasets: Datasets,
     runtime: Runtime,
     checkpoints: Path,
-) -> tuple[Split, Split | None, dict[str, Any]]:
-    """Training images, validation images if there are any, and what to record of both.
+) -> TrainingData:
+    """Training images, and validation images if there are any.
 
     Args:
         settings: Of the run.
         preparation: Of its images.
         datasets: `datasets.ImageFolderDataset`.
         runtime: Of the run.
-        checkpoints: Folder where the split is written, and found again on resume.
+        checkpoints: Folder where a resumed run finds its split.
 
     Raises:
         UserError: If images are missing or cannot be split as asked.
@@ -127,11 +137,13 @@ def training_data(
     folder = settings.folder_path_train
     whole = open_folder(datasets, "folder_path_train", folder, preparation)
     held_out: FolderDataset | None = None
+    keep: Callable[[], None] = lambda: None  # noqa: E731
     if settings.folder_path_validation:
         train = whole
         held_out = _validation_folder(settings, datasets, preparation)
     else:
-        kept, aside = split_off(whole.paths, settings, checkpoints, runtime.ranks)
+        kept, aside = split_off(whole.paths, settings, checkpoints)
+        keep = partial(write_split, whole.paths, settings, aside, checkpoints)
         part = partial(open_folder, datasets, "folder_path_train", folder, preparation)
         train = part(paths=whole.paths.select(kept))
         held_out = part(paths=whole.paths.select(aside)) if len(aside) else None
@@ -142,7 +154,7 @@ def training_data(
     if held_out is not None:
         record["validation"] = _describe(held_out.paths)
         validation = _load(held_out, settings, runtime, shuffled=False)
-    return _load(train, settings, runtime, shuffled=True), validation, record
+    return TrainingData(_load(train, settings, runtime, shuffled=True), validation, record, keep)
 
 
 def _validation_folder(

@@ -11,10 +11,9 @@ from recon.data.splits import shared_groups, split_by_group
 from recon.errors import UserError
 from recon.files import write_json
 from recon.pipeline.paths import Paths, Relatives
-from recon.ranks import Ranks
 from recon.settings import Settings
 
-__all__ = ["SPLIT", "split_off"]
+__all__ = ["SPLIT", "split_off", "write_split"]
 
 logger = logging.getLogger("recon")
 
@@ -24,16 +23,13 @@ SPLIT = "validation_split.json"
 ODD_SHARE = 2.0  # a validation part so many times what was asked for is worth a word
 
 
-def split_off(
-    paths: Paths, settings: Settings, folder: Path, ranks: Ranks
-) -> tuple[Indices, Indices]:
+def split_off(paths: Paths, settings: Settings, folder: Path) -> tuple[Indices, Indices]:
     """Choose the validation images, or those that the run has chosen before.
 
     Args:
         paths: Of all images.
         settings: Of the run.
-        folder: Where the choice is written, and found again on resume.
-        ranks: The first writes.
+        folder: Where `write_split` has put the choice, if the run is resumed.
 
     Returns:
         Indices to train on and for validation.
@@ -46,8 +42,6 @@ def split_off(
         kept, aside = _read(file, paths)
     else:
         kept, aside = _choose(paths, settings)
-        if ranks.first:
-            write_json(file, _record(paths, settings, aside))
     leaking = shared_groups(Relatives(paths), kept, aside, settings.validation_group)
     if leaking:
         raise UserError(
@@ -106,14 +100,16 @@ def _comment(share: float, fraction: float, group: str) -> None:
         )
 
 
-def _record(paths: Paths, settings: Settings, aside: Indices) -> dict[str, object]:
-    return {
+def write_split(paths: Paths, settings: Settings, aside: Indices, folder: Path) -> None:
+    """Put the choice where a resumed run finds it."""
+    record = {
         "folder": paths.folder,
         "validation_group": settings.validation_group,
         "validation_fraction": settings.validation_fraction,
         "seed": settings.seed,
         "validation": [paths.relative(int(index)) for index in aside],
     }
+    write_json(folder / SPLIT, record)
 
 
 def _read(file: Path, paths: Paths) -> tuple[Indices, Indices]:

@@ -104,7 +104,9 @@ def _range(name: str, low: Any, high: Any, scale: Any = None) -> Dimension:
         raise _refusal(name, "(low, high) with low below high", options)
     if scale not in (None, "log") or (scale == "log" and low <= 0):
         raise _refusal(name, '(low, high) or, with low above 0, (low, high, "log")', options)
+    # A setting of fractions takes 0.5 for what a range of whole numbers leaves out.
     whole = isinstance(low, int) and isinstance(high, int)
+    whole = whole and Settings.model_fields[name].annotation is not float
     log = scale == "log"
     if whole:
         return Dimension(IntDistribution(low, high, log=log))

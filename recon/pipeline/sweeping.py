@@ -104,8 +104,8 @@ def _run_trial(sweep: Sweep, auto_encoder: Builder, datasets: Datasets) -> str |
             logger.warning("Trial %d failed: %s", trial.number, error)
             _fail(sweep, trial, str(error))
             return str(error)
-        except (InterruptedRunError, OSError):
-            raise  # Left as it is, to be gone on with.
+        except OSError:
+            raise  # Left as it is, as after a signal, to be gone on with.
         except Exception as error:
             _fail(sweep, trial, repr(error))  # Else it would come back at every start.
             raise

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
+from recon.data.loaders import end_workers
 from recon.errors import InterruptedRunError, UserError
 from recon.evaluation.curves import plot_curves
 from recon.files import check_target, check_writable, exclusive
@@ -18,6 +19,7 @@ from recon.pipeline.assembling import assemble
 from recon.pipeline.commands import evaluation_command, resume_command
 from recon.pipeline.images import Datasets, report_unreadable
 from recon.pipeline.models import architecture_of, options_of, preparation_of
+from recon.pipeline.splitting import SPLIT
 from recon.provenance import describe_run, without_members
 from recon.ranks import join_ranks
 from recon.settings import Settings
@@ -25,13 +27,17 @@ from recon.training.keeper import Keeper, restore
 from recon.training.logs import EpochRow, as_columns
 from recon.training.panels import panel_of
 from recon.training.resume import find_checkpoint, refuse_changes
-from recon.training.runtime import start_runtime
+from recon.training.runtime import Runtime, start_runtime
 from recon.training.tracking import EpochTracking, open_trackers, run_name
 from recon.training.trainer import Trainer
 
 __all__ = ["run_training"]
 
 logger = logging.getLogger("recon")
+
+PARTS = {"objective", "settings", "data"}  # of a record, that a resumed run is compared with
+# What torch says where memory on the host cannot be had.
+NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "Storage size calculation overflowed")
 
 
 def run_training(
@@ -70,21 +76,41 @@ def run_training(
     with ExitStack() as stack:
         if runtime.ranks.first:
             stack.enter_context(exclusive(folder, f"model_saved_location_{objective}"))
+            stack.enter_context(exclusive(loss_file, f"training_loss_file_{objective}"))
         join_ranks(runtime.ranks, runtime.device)
-        stack.enter_context(_explained(settings, objective, asked))
-        trainer, data = assemble(settings, objective, auto_encoder, datasets, runtime)
-        _check_space(folder, trainer.model)
-        keeper = _keeper(settings, objective, trainer, data)
-        _resume(trainer, keeper, settings.resume)
+        stack.enter_context(_explained(settings))
+        trainer, keeper = _start(settings, objective, auto_encoder, datasets, runtime)
+        stack.callback(_end_workers, trainer)
         tracking = _tracking(settings, objective, trainer, keeper)
         stack.callback(tracking.finish)
-        trainer.fit(lambda trainer: _keep(trainer, keeper, tracking, after_epoch))
+        with _going_on(settings, objective, asked):
+            trainer.fit(lambda trainer: _keep(trainer, keeper, tracking, after_epoch))
         final = keeper.finish(trainer)
     report_unreadable(list(trainer.state.unreadable.values()))
     logger.info("Loss of every epoch: %s, as a curve: %s", loss_file, keeper.curve)
     logger.info("Model: %s", final)
     logger.info("Evaluate it with:\n  %s", evaluation_command(settings, objective, asked, final))
     return final
+
+
+def _start(
+    settings: Settings, objective: str, auto_encoder: Builder, datasets: Datasets, runtime: Runtime
+) -> tuple[Trainer, Keeper]:
+    """A trainer at its place in the run, and that place on disk."""
+    folder = Path(settings.of("model_saved_location", objective))
+    found = find_checkpoint(settings.resume, folder)
+    trainer, data = assemble(
+        settings, objective, auto_encoder, datasets, runtime, resumed=found is not None
+    )
+    _check_space(folder, trainer.model)
+    keeper = _keeper(settings, objective, trainer, data.record)
+    if found is None:
+        _begin(trainer, keeper)
+    else:
+        _resume(trainer, keeper, *found)
+    if runtime.ranks.first:
+        data.write_split()
+    return trainer, keeper
 
 
 def _keeper(settings: Settings, objective: str, trainer: Trainer, data: dict[str, Any]) -> Keeper:
@@ -160,36 +186,69 @@ def _check_space(folder: Path, model: nn.Module) -> None:
         )
 
 
-def _resume(trainer: Trainer, keeper: Keeper, resume: str) -> None:
-    found = find_checkpoint(resume, keeper.folder)
-    if found is None:
-        return
-    path, checkpoint = found
+def _begin(trainer: Trainer, keeper: Keeper) -> None:
+    """Take the place of a run that was in this folder before, at once and for good.
+
+    Whenever this is ended, resuming finds a checkpoint and the split that belongs to it, or none,
+    which it then chooses in the same way again.
+    """
+    if trainer.ranks.first:
+        (keeper.folder / SPLIT).unlink(missing_ok=True)
+    keeper.keep(trainer)
+
+
+def _resume(trainer: Trainer, keeper: Keeper, path: Path, checkpoint: dict[str, Any]) -> None:
     saved = checkpoint["provenance"]
+    if not saved.keys() >= PARTS:
+        raise UserError(
+            f"{path} cannot be resumed: its record lacks {', '.join(sorted(PARTS - saved.keys()))}"
+        )
     if saved["objective"] != keeper.provenance["objective"]:
         raise UserError(
             f"{path} cannot be resumed: its objective was {saved['objective']!r}, now "
             f"{keeper.provenance['objective']!r}"
         )
     refuse_changes(saved["settings"], keeper.provenance["settings"], path)
-    if saved["data"]["train"]["fingerprint"] != keeper.provenance["data"]["train"]["fingerprint"]:
-        raise UserError(
-            f"{path} cannot be resumed: the training images have changed since; "
-            f"put them back, or start anew with resume = ''"
-        )
+    _refuse_other_images(saved["data"], keeper.provenance["data"], path)
     restore(trainer, checkpoint, path)
     keeper.catch_up(trainer, path)
     logger.info("Resuming %s after epoch %d", path, trainer.state.epoch)
 
 
+def _refuse_other_images(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:
+    """Compare names and sizes, and contents where both records hold some of them."""
+    for part, title in (("train", "training"), ("validation", "validation")):
+        for fact in ("fingerprint", "members"):
+            values = [data.get(part, {}).get(fact) for data in (saved, now)]
+            known = fact == "fingerprint" or None not in values
+            if known and values[0] != values[1]:
+                raise UserError(
+                    f"{path} cannot be resumed: the {title} images have changed since; "
+                    f"put them back, or start anew with resume = ''"
+                )
+
+
+def _end_workers(trainer: Trainer) -> None:
+    for split in (trainer.train, trainer.validation):
+        if split is not None:
+            end_workers(split.loader)
+
+
 @contextmanager
-def _explained(settings: Settings, objective: str, asked: frozenset[str]) -> Iterator[None]:
-    """Say what to do about the failures that training itself can run into."""
+def _going_on(settings: Settings, objective: str, asked: frozenset[str]) -> Iterator[None]:
+    """Say how to go on with a run that has begun."""
     try:
         yield
     except InterruptedRunError:
         logger.info("Go on with:\n  %s", resume_command(settings, objective, asked))
         raise
+
+
+@contextmanager
+def _explained(settings: Settings) -> Iterator[None]:
+    """Say what to do about the failures that training itself can run into."""
+    try:
+        yield
     except torch.OutOfMemoryError:
         smaller = max(1, settings.batch_size_train // 2)
         raise UserError(
@@ -197,6 +256,12 @@ def _explained(settings: Settings, objective: str, asked: frozenset[str]) -> Ite
             f"try --batch_size_train {smaller}"
         ) from None
     except RuntimeError as error:
+        if any(sign in str(error) for sign in NO_MEMORY):
+            raise UserError(
+                "the machine's memory is too small for this network and these images "
+                f"({str(error).splitlines()[0]}); lower tile_size, crop_size, batch_size_train or "
+                "the numbers that make the network large"
+            ) from None
         if "DataLoader worker" not in str(error):
             raise
         raise UserError(
@@ -209,4 +274,5 @@ def _explained(settings: Settings, objective: str, asked: frozenset[str]) -> Ite
         raise UserError(
             f"batch normalisation cannot learn from one image of tile_size = {settings.tile_size}, "
             f"of which the network leaves one value; raise tile_size or batch_size_train"
+            + (", or lower accumulation" if settings.accumulation > 1 else "")
         ) from None

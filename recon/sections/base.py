@@ -2,7 +2,7 @@
 
 from typing import Annotated, ClassVar
 
-from pydantic import BaseModel, BeforeValidator, ConfigDict
+from pydantic import BaseModel, BeforeValidator, ConfigDict, field_validator
 
 __all__ = ["MIN_EDGE", "Range", "Section", "Size"]
 
@@ -11,6 +11,7 @@ _FromList = BeforeValidator(lambda value: tuple(value) if isinstance(value, list
 Size = int | Annotated[tuple[int, int], _FromList]
 Range = Annotated[tuple[float, float], _FromList]
 
+LARGEST = 2**53  # beyond, floats leave out whole numbers, and machines overflow
 MIN_EDGE = 11  # pixels: the window of SSIM
 
 
@@ -21,3 +22,11 @@ class Section(BaseModel):
         strict=True, frozen=True, extra="forbid", allow_inf_nan=False, protected_namespaces=()
     )  # Names may begin with model_.
     title: ClassVar[str]
+
+    @field_validator("*")
+    @classmethod
+    def _fits(cls, value: object) -> object:
+        for number in value if isinstance(value, tuple) else (value,):
+            if isinstance(number, int) and abs(number) > LARGEST:
+                raise ValueError(f"must be at most {LARGEST}")
+        return value

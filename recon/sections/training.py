@@ -1,6 +1,7 @@
 """Devices, training and its files. Imports no torch."""
 
 import re
+from pathlib import PurePath
 
 from pydantic import Field, field_validator
 
@@ -71,3 +72,15 @@ class Training(Section):
     training_loss_file_vqvae: str = Field(
         "training_loss_vqvae.csv", min_length=1, description="csv of every epoch, VQ-VAE"
     )
+
+    @field_validator(
+        "training_loss_file_mse",
+        "training_loss_file_ssim",
+        "training_loss_file_vae",
+        "training_loss_file_vqvae",
+    )
+    @classmethod
+    def _is_csv(cls, value: str) -> str:
+        if PurePath(value).suffix.lower() != ".csv":  # Its curve and its record lie beside it.
+            raise ValueError("must be a file name that ends in .csv")
+        return value

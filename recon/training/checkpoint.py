@@ -8,6 +8,7 @@ dict with a `.json` sidecar). Both name weights as the plain network does, witho
 import hashlib
 import json
 import zipfile
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -38,6 +39,7 @@ NESTED = ("model_state_dict", "state_dict", "model")  # where programs put weigh
 STATE = {"epoch", "model_state_dict", "optimizer_state_dict", "provenance", "run"}
 DIRECTORY = 0x10  # in the attributes of an entry of a zip archive
 SHOWN = 3  # names of weights in an error message
+HIDES = "unexpected pos"  # says torch's writer of an archive that is too short
 
 
 class ModelFile(NamedTuple):
@@ -58,8 +60,15 @@ def _save(partial: Path, content: Mapping[str, Any]) -> None:
     with partial.open("wb") as file:
         try:
             torch.save(dict(content), file)
-        except RuntimeError as error:  # Closing the archive fails, too, and then hides it again.
-            raise error.__context__ if isinstance(error.__context__, OSError) else error from None
+        except RuntimeError as error:
+            raise _cause(error) from None
+
+
+def _cause(error: BaseException) -> BaseException:
+    """What ended a write: closing the archive, which is then too short, hides it."""
+    while HIDES in str(error) and error.__context__ is not None:
+        error = error.__context__
+    return error
 
 
 def save_final(path: Path, weights: Weights, provenance: Mapping[str, Any]) -> None:
@@ -114,6 +123,11 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{path} cannot be resumed: it holds {_names(content)}, and lacks "
             f"{', '.join(sorted(missing))}; give a Model_AE_*.pth of this program"
         )
+    parts = STATE - {"epoch"}
+    strange = sorted(name for name in parts if not isinstance(content[name], Mapping))
+    if strange:
+        raise UserError(f"{path} cannot be resumed: {strange[0]} holds no names and values")
+    _check_weights(content["model_state_dict"], path)
     return content
 
 
@@ -121,16 +135,25 @@ def load_strictly(model: nn.Module, weights: Weights, path: Path) -> None:
     """Load weights that fit the network exactly, or none at all.
 
     Raises:
-        UserError: If a name or shape differs, or a value is not finite.
+        UserError: If a name, a shape or the kind of number differs, or a value is not finite.
     """
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if found != expected:
         raise UserError(f"{path} holds another network: {_difference(found, expected)}")
+    own = model.state_dict()
     for name, value in weights.items():
-        if value.is_floating_point() and not torch.isfinite(value).all():
+        if _kind(value) != _kind(own[name]):
+            raise UserError(f"{path} is not usable: {name} holds numbers of {value.dtype}")
+        # As they will be: what is finite in 64 bits need not be in 32.
+        if not torch.isfinite(value.to(own[name].dtype)).all():
             raise UserError(f"{path} is not usable: {name} holds values that are not finite")
     model.load_state_dict(weights, strict=True)
+
+
+def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
+    """Whether a tensor holds fractions, complex numbers, or neither, and truth values."""
+    return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype is torch.bool
 
 
 def _read(path: Path) -> dict[str, Any]:
@@ -170,8 +193,12 @@ def _check_weights(content: Mapping[str, Any], path: Path) -> Weights:
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{path} holds {_names(content)}, expected the weights of a network")
     if len(weights) < len(content):
-        twice = next(name for name in content if str(name) != _bare(name) in content)
+        count = Counter(map(_bare, content))
+        twice = next(n for n in content if count[_bare(n)] > 1 and n != _bare(n))
         raise UserError(f"{path} holds {_bare(twice)} twice, the second time as {twice}")
+    for name, value in weights.items():
+        if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
+            raise UserError(f"{path} is not usable: {name} is no plain tensor with values")
     return weights
 
 

@@ -1,6 +1,7 @@
 """SIGTERM and Ctrl-C end a run at the next step instead of in the middle of one."""
 
 import signal
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
@@ -18,9 +19,15 @@ class Watch:
 
 @contextmanager
 def watch_signals() -> Iterator[Watch]:
-    """Note the first SIGINT or SIGTERM; a second one acts at once, as it would have before."""
+    """Note the first SIGINT or SIGTERM; a second one acts at once, as it would have before.
+
+    Signals that were ignored stay so, as those of a job in the background. Outside of the main
+    thread, where Python handles none, nothing is noted.
+    """
     watch = Watch()
-    before = {signum: signal.getsignal(signum) for signum in SIGNALS}
+    alone = threading.current_thread() is threading.main_thread()
+    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS if alone}
+    before = {s: handler for s, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
         for signum, handler in before.items():
@@ -30,7 +37,7 @@ def watch_signals() -> Iterator[Watch]:
         watch.signum = signum
         restore()
 
-    for signum in SIGNALS:
+    for signum in before:
         signal.signal(signum, note)
     try:
         yield watch

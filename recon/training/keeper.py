@@ -1,5 +1,7 @@
 """Writes what a training run leaves behind: checkpoints, log, curve, best and final model."""
 
+import json
+import logging
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -11,7 +13,14 @@ from torch import nn
 
 from recon.errors import UserError
 from recon.files import partial_name, publish, write_json
-from recon.training.checkpoint import Weights, load_strictly, save_final, save_torch, sidecar
+from recon.training.checkpoint import (
+    Weights,
+    load_strictly,
+    read_model_file,
+    save_final,
+    save_torch,
+    sidecar,
+)
 from recon.training.logs import as_columns, write_log
 from recon.training.resume import LAST, epoch_name, kept_checkpoints
 from recon.training.runtime import unwrap
@@ -20,6 +29,8 @@ from recon.training.sums import Sums
 from recon.training.trainer import Trainer
 
 __all__ = ["Keeper", "restore"]
+
+logger = logging.getLogger("recon")
 
 
 @dataclass
@@ -59,6 +70,20 @@ class Keeper:
         """Write what a run that was killed right after its checkpoint had no time to write."""
         if trainer.ranks.first:
             self._follow(trainer, checkpoint)
+            if trainer.state.best_epoch < trainer.state.epoch:
+                self._bring_best(trainer.state.best_epoch, checkpoint.parent)
+
+    def _bring_best(self, epoch: int, folder: Path) -> None:
+        """Have the best model so far beside the run, also if it goes on in another folder."""
+        own = self._model_path("Best")
+        for path in (own, folder / own.name):
+            if _epochs_of(path) == epoch:
+                if path != own:
+                    best = read_model_file(path)
+                    save_final(own, best.weights, best.provenance)
+                return
+        if epoch > 0:
+            logger.warning("The best model so far, of epoch %d, is not in %s", epoch, folder)
 
     def _write(self, trainer: Trainer) -> None:
         last = self.folder / LAST
@@ -124,9 +149,21 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None
     """Put a trainer where the checkpoint's run stood.
 
     Raises:
-        UserError: If the checkpoint holds another network.
+        UserError: If the checkpoint holds another network, or not what belongs to a run.
     """
+    try:
+        _restore(trainer, checkpoint, path)
+    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        raise UserError(
+            f"{path} cannot be resumed: another version of this program wrote it ({error!r}); "
+            f"start from its weights with initial_weights"
+        ) from None
+
+
+def _restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None:
     weights, average = checkpoint["model_state_dict"], checkpoint["run"]["average"]
+    if (trainer.average is None) != (average is None):
+        raise ValueError("the average of the weights is of one side only")
     if trainer.average is not None and average is not None:
         load_strictly(trainer.average.module, weights, path)
         trainer.average.updates = average["updates"]
@@ -134,13 +171,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None
     load_strictly(unwrap(trainer.model), weights, path)
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
-    try:
-        trainer.state = RunState.from_record(checkpoint["run"]["state"])
-    except (KeyError, TypeError) as error:
-        raise UserError(
-            f"{path} cannot be resumed: another version of this program wrote it ({error!r}); "
-            f"start from its weights with initial_weights"
-        ) from None
+    trainer.state = RunState.from_record(checkpoint["run"]["state"])
     if not trainer.ranks.first:  # The first rank goes on with the sums of all.
         trainer.state.sums = Sums()
     set_random_state(checkpoint["run"]["random"])
@@ -178,6 +209,15 @@ def _results(state: RunState) -> dict[str, Any]:
         "unreadable": len(state.unreadable),
         "last_epoch": {name: value for name, value in last.items() if value == value},
     }
+
+
+def _epochs_of(model: Path) -> int | None:
+    """Of the run that wrote a final model, at that time; None where that is not known."""
+    try:
+        epochs: int = json.loads(sidecar(model).read_text(encoding="utf-8"))["results"]["epochs"]
+    except (OSError, ValueError, LookupError, TypeError):
+        return None
+    return epochs
 
 
 def _link(source: Path, target: Path) -> None:
