@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from Auto_encoder import AutoEncoder
-from recon.errors import UserError
+from recon.errors import InterruptedRunError, UserError
 from recon.training.checkpoint import (
     hash_weights,
     load_strictly,
@@ -173,6 +173,76 @@ def test_a_name_that_two_prefixes_hide_is_refused(weights: Weights, tmp_path: Pa
     zeros = {f"module.{name}": torch.zeros_like(value) for name, value in weights.items()}
     save_torch(tmp_path / "a.pth", weights | zeros)
     assert "encoder.0.weight" in refusal(tmp_path / "a.pth")
+
+
+def test_a_name_under_two_prefixes_is_refused(weights: Weights, tmp_path: Path) -> None:
+    both = {f"{p}.{n}": v for p in ("module", "_orig_mod") for n, v in weights.items()}
+    save_torch(tmp_path / "a.pth", both)
+    assert "encoder.0.weight twice" in refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor:UserWarning")
+@pytest.mark.parametrize("kind", ["sparse", "meta", "quantized"])
+def test_tensors_without_plain_values_are_refused(
+    kind: str, weights: Weights, tmp_path: Path
+) -> None:
+    name = "encoder.0.weight"
+    value = weights[name]
+    odd = {
+        "sparse": lambda: value.to_sparse(),
+        "meta": lambda: value.to("meta"),
+        "quantized": lambda: torch.quantize_per_tensor(value, 0.1, 0, torch.qint8),
+    }[kind]()
+    torch.save(weights | {name: odd}, tmp_path / "a.pth")
+    refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])
+def test_numbers_of_another_kind_are_refused(
+    dtype: torch.dtype, weights: Weights, tmp_path: Path, network: Callable[[], nn.Module]
+) -> None:
+    name = "encoder.0.weight"
+    with pytest.raises(UserError, match=f"{name} holds numbers of {dtype}"):
+        load_strictly(network(), weights | {name: weights[name].to(dtype)}, tmp_path / "a.pth")
+
+
+def test_numbers_too_large_for_the_network_are_refused(
+    weights: Weights, tmp_path: Path, network: Callable[[], nn.Module]
+) -> None:
+    name = "encoder.0.weight"
+    large = torch.full_like(weights[name], 1e300, dtype=torch.float64)
+    with pytest.raises(UserError, match=f"{name} holds values that are not finite"):
+        load_strictly(network(), weights | {name: large}, tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize(
+    "error", [KeyboardInterrupt(), InterruptedRunError(15), OSError(28, "full")]
+)
+def test_what_ends_a_write_is_what_is_raised(
+    error: BaseException, weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Failing(io.FileIO):
+        def write(self, data: Any) -> int:
+            if self.tell() > 0:
+                raise error
+            return super().write(data) or 0
+
+    monkeypatch.setattr(Path, "open", lambda path, mode: Failing(str(path), mode))
+    with pytest.raises(type(error)):
+        save_torch(tmp_path / "a.pth", weights)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_signal_while_reading_is_no_damage(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: Any, **__: Any) -> None:
+        raise InterruptedRunError(15)
+
+    save_torch(tmp_path / "a.pth", weights)
+    monkeypatch.setattr(torch, "load", end)
+    with pytest.raises(InterruptedRunError):
+        read_model_file(tmp_path / "a.pth")
 
 
 def test_a_record_of_another_program_is_no_record_of_ours(weights: Weights, tmp_path: Path) -> None:

@@ -31,6 +31,7 @@ from datasets import (
     find_images,
     read_image,
 )
+from recon.errors import InterruptedRunError
 
 Array = NDArray[Any]
 RNG = np.random.default_rng(7)
@@ -894,6 +895,18 @@ def test_floats_with_alpha_are_read_whether_255_or_1_is_opaque(
     pixels = read(content, "image.tif", intensity_range=window)
     assert pixels[:, 0, 0].tolist() == [1, 1, 1]
     np.testing.assert_allclose(pixels[:, 1:], 0.4, atol=1e-6)
+
+
+def test_a_signal_while_decoding_is_no_damage(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def end(*_: Any, **__: Any) -> None:
+        raise InterruptedRunError(15)
+
+    (tmp_path / "a.png").write_bytes(saved(GREY, "PNG"))
+    monkeypatch.setattr(Image, "open", end)
+    with pytest.raises(InterruptedRunError):
+        read_image(tmp_path / "a.png")
 
 
 def test_a_folder_and_a_missing_file_are_unreadable(tmp_path: Path) -> None:

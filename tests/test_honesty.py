@@ -1,6 +1,7 @@
 """Runs that would flatter are refused or say so."""
 
 import json
+import multiprocessing
 import os
 import signal
 from collections.abc import Callable
@@ -106,6 +107,19 @@ def test_a_second_run_into_one_folder_is_refused(
     train()
 
 
+def test_a_second_run_into_one_log_is_refused(
+    train: Train, make_settings: Callable[..., Any], write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 4)
+    log = Path(make_settings().training_loss_file_mse)
+    with (
+        exclusive(log, "training_loss_file_mse"),
+        pytest.raises(UserError, match="training_loss_file_mse must be a file of its own"),
+    ):
+        train(model_saved_location_mse=str(tmp_path / "elsewhere"))
+    train(model_saved_location_mse=str(tmp_path / "elsewhere"))
+
+
 def test_only_the_newest_checkpoints_are_kept_where_a_number_is_set(
     train: Train, write_images: Write, tmp_path: Path
 ) -> None:
@@ -160,3 +174,4 @@ def test_a_reading_process_that_is_killed_ends_the_run_in_one_line(
         run_training(make_settings(num_workers=1), "mse", network, Dying)
     assert "\n" not in str(caught.value)
     assert "num_workers" in str(caught.value)
+    assert not multiprocessing.active_children()

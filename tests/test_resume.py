@@ -16,7 +16,7 @@ from torch import Tensor
 
 from datasets import ImageFolderDataset
 from recon.errors import InterruptedRunError, UserError
-from recon.pipeline import run_training
+from recon.pipeline import run_training, training
 from recon.training.checkpoint import read_model_file
 from recon.training.trainer import Trainer
 
@@ -455,7 +455,7 @@ sys.path[:0] = [{tests!r}, {root!r}]
 from conftest import TwoLayers
 from datasets import ImageFolderDataset
 from recon.command import run_command
-from recon.pipeline import run_training
+from recon.pipeline import run_training, training
 
 class Slow(TwoLayers):
     def forward(self, images):
@@ -506,3 +506,125 @@ def test_a_signal_to_all_processes_of_a_run_saves_it_and_resume_equals_one_go(
     train(**same, **places(tmp_path, "parts"), resume="auto")
     train(**same, **places(tmp_path, "whole"))
     assert_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+# Beginnings
+
+
+def test_a_run_that_is_ended_before_its_first_epoch_is_the_one_that_goes_on(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert images.is_dir()
+    expected = train(**places(tmp_path, "alone"), **FULL, seed=5)
+    train(**places(tmp_path, "runs"), **FULL, seed=1)
+    with monkeypatch.context() as patch:
+        cut_after(0, patch)
+        with pytest.raises(Stop):
+            train(**places(tmp_path, "runs"), **FULL, seed=5)
+    found = train(**places(tmp_path, "runs"), **FULL, seed=5, resume="auto")
+    assert spelled(found) == spelled(expected)
+    assert end_of(tmp_path / "runs") == end_of(tmp_path / "alone")
+
+
+@pytest.mark.parametrize("moment", ["_check_space", "_begin"])
+def test_a_run_that_is_ended_before_it_has_begun_leaves_the_one_before_as_it_was(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
+) -> None:
+    assert images.is_dir()
+    steady = {**FULL, "schedule": "constant", "warmup_fraction": 0.0}
+    train(**places(tmp_path, "alone"), **steady, num_epochs=3)
+    train(**places(tmp_path, "runs"), **steady, num_epochs=2)
+
+    def stop(*_: Any) -> None:
+        raise Stop
+
+    with monkeypatch.context() as patch:
+        patch.setattr(training, moment, stop)
+        with pytest.raises(Stop):
+            train(**places(tmp_path, "runs"), **steady, seed=5)
+    train(**places(tmp_path, "runs"), **steady, num_epochs=3, resume="auto")
+    assert_alike(tmp_path / "runs", tmp_path / "alone")
+
+
+@pytest.mark.parametrize("contents", ["other", "same size"])
+@pytest.mark.parametrize("part", ["train", "validation"])
+def test_a_run_does_not_go_on_with_other_images(
+    train: Train, write_images: WriteImages, tmp_path: Path, part: str, contents: str
+) -> None:
+    for name in ("train", "validation"):
+        write_images(tmp_path / name, 4)
+    settings = {
+        **places(tmp_path, "run"),
+        "folder_path_train": str(tmp_path / "train"),
+        "folder_path_validation": str(tmp_path / "validation"),
+    }
+    train(**settings, num_epochs=1)
+    path = next((tmp_path / part).rglob("*.png"))
+    content = path.read_bytes()
+    if contents == "other":
+        path.rename(path.with_name("other.png"))
+    else:
+        path.write_bytes(content[:-1] + bytes([content[-1] ^ 1]))
+    part = {"train": "training"}.get(part, part)
+    with pytest.raises(UserError, match=f"the {part} images have changed since"):
+        train(**settings, num_epochs=2, resume="auto")
+
+
+def test_the_best_model_comes_along_into_another_folder(
+    train: Train, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert images.is_dir()
+    rising = {"learning_rate": 3.0, "schedule": "constant", "warmup_fraction": 0.0}
+    settings = {**FULL, **rising, "save_interval": 1, "weight_averaging": 0.0, "gradient_clip": 0.0}
+    train(**places(tmp_path, "one"), **settings, num_epochs=4)
+    best = json.loads((tmp_path / "one/Best_Model_AE_MSE.json").read_text())["results"]["epochs"]
+    assert best < 4
+    last = str(tmp_path / "one/Model_AE_epoch_004.pth")
+    train(**places(tmp_path, "two"), **settings, num_epochs=4, resume=last)
+    for name in ("Best_Model_AE_MSE.pth", "Best_Model_AE_MSE.json"):
+        assert (tmp_path / "two" / name).is_file()
+    (tmp_path / "one/Best_Model_AE_MSE.json").unlink()
+    caplog.set_level("WARNING", "recon")
+    train(**places(tmp_path, "three"), **settings, num_epochs=4, resume=last)
+    assert f"The best model so far, of epoch {best}, is not in" in caplog.text
+
+
+def _without(*names: str) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        for name in names[:-1]:
+            content = content[name]
+        del content[names[-1]]
+
+    return change
+
+
+def _with(value: Any, *names: str) -> Callable[[dict[str, Any]], None]:
+    def change(content: dict[str, Any]) -> None:
+        for name in names[:-1]:
+            content = content[name]
+        content[names[-1]] = value
+
+    return change
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        _with({}, "provenance"), _with(3, "run"), _without("run", "average"),
+        _with(None, "run", "average"), _with([], "optimizer_state_dict", "param_groups"),
+        _with({}, "run", "random"), _with({"a": 1}, "model_state_dict"),
+        _with({}, "run", "state"), _without("run", "scaler"), _with(None, "provenance", "data"),
+    ],
+)  # fmt: skip
+def test_a_checkpoint_whose_parts_do_not_fit_is_refused_in_one_line(
+    train: Train, images: Path, tmp_path: Path, change: Callable[[dict[str, Any]], None]
+) -> None:
+    assert images.is_dir()
+    train(**places(tmp_path, "run"), **FULL, num_epochs=1)
+    content = torch.load(tmp_path / "run" / LAST, weights_only=True)
+    change(content)
+    torch.save(content, tmp_path / "changed.pth")
+    with pytest.raises(UserError) as caught:
+        train(**places(tmp_path, "run"), **FULL, resume=str(tmp_path / "changed.pth"))
+    assert "changed.pth" in str(caught.value)
+    assert "\n" not in str(caught.value)

@@ -304,3 +304,25 @@ def test_a_setting_of_one_objective_is_found_by_the_objective() -> None:
     settings = settings_of(model_path_mse="a.pth", model_path_ssim="b.pth")
     assert settings.of("model_path", "mse") == "a.pth"
     assert settings.of("model_path", "ssim") == "b.pth"
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "rule"),
+    [
+        ("training_loss_file_mse", "log.png", "must be a file name that ends in .csv"),
+        ("latents_file", "folder/.csv", "must be a file name that ends in"),
+        ("unet_width", 10**20, "must be at most 9007199254740992"),
+        ("images_per_epoch", 10**20, "must be at most 9007199254740992"),
+        ("tile_size", (64, 10**20), "must be at most 9007199254740992"),
+    ],
+)
+def test_what_would_end_badly_later_is_refused_at_once(name: str, value: Any, rule: str) -> None:
+    with pytest.raises(UserError, match=rule):
+        load({name: value}, [])
+
+
+def test_a_settings_file_nested_too_deeply_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "deep.py"
+    path.write_text(f"seed = {'-' * 50_000}1")
+    with pytest.raises(UserError, match=r"deep\.py"):
+        load({}, ["--config", str(path)])

@@ -96,3 +96,8 @@ def test_the_network_of_a_vae_is_not_swept() -> None:
 
 def test_every_name_that_can_be_swept_is_a_setting() -> None:
     assert set(Settings.model_fields) >= SWEPT
+
+
+def test_whole_bounds_of_a_setting_of_fractions_hold_all_between_them() -> None:
+    space = read_space({"weight_decay": (0, 1)}, "mse")
+    assert isinstance(space["weight_decay"].distribution, FloatDistribution)

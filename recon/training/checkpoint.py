@@ -103,11 +103,19 @@ def read_model_file(path: Path) -> ModelFile:
     content = _read(path)
     for name in NESTED:
         if isinstance(content.get(name), Mapping):
-            record = content.get("provenance")
-            known = dict(record) if isinstance(record, Mapping) else {}
-            return ModelFile(_check_weights(content[name], path), known)
+            return ModelFile(_check_weights(content[name], path), _own_record(content))
     weights = _check_weights(content, path)
     return ModelFile(weights, _read_sidecar(path, weights))
+
+
+def _own_record(content: Mapping[str, Any]) -> dict[str, Any]:
+    """What a checkpoint of this program says of itself, nothing for one of another."""
+    record = content.get("provenance")
+    try:
+        check_provenance(record if isinstance(record, Mapping) else {})
+    except (TypeError, ValueError):
+        return {}
+    return dict(record) if isinstance(record, Mapping) else {}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -128,6 +136,10 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     if strange:
         raise UserError(f"{path} cannot be resumed: {strange[0]} holds no names and values")
     _check_weights(content["model_state_dict"], path)
+    try:
+        check_provenance(content["provenance"])
+    except (TypeError, ValueError) as error:
+        raise UserError(f"{path} cannot be resumed: {error}") from None
     return content
 
 
