@@ -3,6 +3,7 @@
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 from collections.abc import Callable
 from pathlib import Path
@@ -10,13 +11,18 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import torch
 from torch.utils.data import get_worker_info
 
 from datasets import ImageFolderDataset
 from recon.errors import UserError
 from recon.files import exclusive
-from recon.pipeline import run_evaluation, run_training
+from recon.pipeline import assembling, run_evaluation, run_training
+from recon.pipeline.images import TrainingData
+from recon.ranks import Ranks
+from recon.settings import Settings
 from recon.training.resume import LAST, find_checkpoint
+from recon.training.runtime import Runtime
 
 Train = Callable[..., object]
 Write = Callable[..., Path]
@@ -175,3 +181,38 @@ def test_a_reading_process_that_is_killed_ends_the_run_in_one_line(
     assert "\n" not in str(caught.value)
     assert "num_workers" in str(caught.value)
     assert not multiprocessing.active_children()
+
+
+def test_initial_weights_that_learnt_from_other_intensities_are_worth_a_warning(
+    train: Train, write_images: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_images(tmp_path / "train", 4)
+    train(input_normalization="zscore", model_saved_location_mse=str(tmp_path / "first"))
+    first = str(tmp_path / "first/Final_Model_AE_MSE.pth")
+    caplog.set_level("WARNING", "recon")
+    train(input_normalization="none", initial_weights=first)
+    assert "was trained with input_normalization = 'zscore', this run has 'none'" in caplog.text
+    caplog.clear()
+    train(input_normalization="zscore", initial_weights=first)
+    assert "was trained with" not in caplog.text
+
+
+def test_initial_weights_are_not_looked_for_where_a_run_is_resumed(
+    train: Train, write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 4)
+    first = tmp_path / "first"
+    train(model_saved_location_mse=str(first))
+    weights = str(first / "Final_Model_AE_MSE.pth")
+    train(initial_weights=weights, num_epochs=1)
+    shutil.rmtree(first)
+    train(initial_weights=weights, num_epochs=2, resume="auto", schedule="cosine")
+
+
+def test_each_of_several_processes_needs_two_images_of_a_batch() -> None:
+    runtime = Runtime(torch.device("cpu"), 1, "float32", Ranks(0, 2, 0))
+    data = TrainingData(None, None, {"train": {"images": 12}}, lambda: None)  # type: ignore[arg-type]
+    assembling._check_batches(Settings(batch_size_train=4), data, runtime)
+    for changes in ({"batch_size_train": 3}, {"batch_size_train": 8, "images_per_epoch": 3}):
+        with pytest.raises(UserError, match="at least 2 for each of 2 processes"):
+            assembling._check_batches(Settings(**changes), data, runtime)
