@@ -100,14 +100,20 @@ def orthogonalized(matrix: Tensor) -> Tensor:
     """
     wide = matrix.float() if matrix.shape[0] <= matrix.shape[1] else matrix.float().T
     wide = wide / wide.norm().clamp_min(TINY)
-    a, b, c = COEFFICIENTS
     with full_precision(matrix.device):
         inner = wide @ wide.T
-        product = torch.eye(len(wide), device=matrix.device)
-        for _ in range(ITERATIONS):
-            factor = torch.addmm(inner, inner, inner, beta=b, alpha=c)
-            factor.diagonal().add_(a)
-            product = factor @ product
+        product = factor = _factor(inner)
+        for _ in range(ITERATIONS - 1):
             inner = factor @ inner @ factor
+            factor = _factor(inner)
+            product = factor @ product
         result: Tensor = product @ wide
     return result if matrix.shape[0] <= matrix.shape[1] else result.T
+
+
+def _factor(inner: Tensor) -> Tensor:
+    """What an iteration multiplies a matrix by whose inner products are given."""
+    a, b, c = COEFFICIENTS
+    factor = torch.addmm(inner, inner, inner, beta=b, alpha=c)
+    factor.diagonal().add_(a)
+    return factor

@@ -161,7 +161,8 @@ def _find_device(gpus: str, ranks: Ranks) -> tuple[torch.device, int]:
 def _be_deterministic(deterministic: bool) -> None:
     if deterministic:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(deterministic)
+    if deterministic != torch.are_deterministic_algorithms_enabled():  # It imports a compiler.
+        torch.use_deterministic_algorithms(deterministic)
     torch.backends.cudnn.deterministic = deterministic
 
 
