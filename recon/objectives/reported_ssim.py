@@ -68,17 +68,21 @@ def _measure(x: Tensor, y: Tensor) -> Tensor:
 
 def _compare_blocks(x: Tensor, y: Tensor) -> tuple[Tensor, float]:
     """SSIM, a float64 scalar, and the mean over all places of the mean square per denominator."""
-    channels, height, width = x.shape
-    blocks = _cut(torch.cat([x, y]))  # (2C, rows, columns, edge + 10, edge + 10)
-    centre = blocks.mean((3, 4), keepdim=True)
-    x, y = (blocks - centre).chunk(2)
-    squares = torch.addcmul(x * x, y, y)
-    mean_x, mean_y, square, product = _filter(torch.stack([x, y, squares, x * y]))
+    height, width = (extent - OVERLAP for extent in x.shape[1:])
+    blocks = _cut(x), _cut(y)
+    centre_x, centre_y = (part.mean((0, 4), keepdim=True) for part in blocks)
+    maps = x.new_empty(len(blocks[0]), 4, *blocks[0].shape[1:])  # filled in place: no copies
+    x, y, squares, products = maps.unbind(1)
+    torch.sub(blocks[0], centre_x, out=x)
+    torch.sub(blocks[1], centre_y, out=y)
+    torch.mul(x, x, out=squares).addcmul_(y, y)
+    torch.mul(x, y, out=products)
+    mean_x, mean_y, square, product = _filter(maps).unbind(1)
     variances = square - mean_x * mean_x - mean_y * mean_y
     shape = structure(variances, product - mean_x * mean_y)
-    light = luminance(mean_x + centre[:channels], mean_y + centre[channels:])
-    places = (light * shape).transpose(2, 3).flatten(3, 4).flatten(1, 2)  # (C, height, width)
-    valid = places[:, : height - OVERLAP, : width - OVERLAP]
+    light = luminance(mean_x + centre_x, mean_y + centre_y)
+    places = (light * shape).permute(1, 2, 0, 3, 4).flatten(3, 4).flatten(1, 2)
+    valid = places[:, :height, :width]  # (C, height, width)
     return valid.mean(dtype=torch.float64), float(structure(variances, square / 2).mean())
 
 
@@ -86,8 +90,8 @@ def _cut(images: Tensor) -> Tensor:
     """Blocks of places and what the window sees from them, of (C, H, W) images.
 
     Returns:
-        (C, rows, columns, edge + 10, edge + 10), a view; what lies beyond the image repeats its
-        border.
+        (edge + 10, C, rows, columns, edge + 10), lines of a block first and places of a line last,
+        a view; what lies beyond the image repeats its border.
     """
     edges, missing = [], []
     for extent in images.shape[1:]:
@@ -97,12 +101,18 @@ def _cut(images: Tensor) -> Tensor:
         missing.append(count * edges[-1] - places)
     padded = functional.pad(images[None], (0, missing[1], 0, missing[0]), mode="replicate")[0]
     rows = padded.unfold(1, edges[0] + OVERLAP, edges[0])
-    return rows.unfold(2, edges[1] + OVERLAP, edges[1])
+    return rows.unfold(2, edges[1] + OVERLAP, edges[1]).permute(3, 0, 1, 2, 4)
 
 
 def _filter(maps: Tensor) -> Tensor:
-    """Gaussian-weighted local means at the places of each block, (..., edge, edge)."""
+    """Gaussian-weighted local means at the places of each block, from (edge + 10, ..., edge + 10).
+
+    Returns:
+        (edge, ..., edge). With the edges outermost, each direction is one product of two matrices.
+    """
     down, across = (
-        window_band(extent - OVERLAP, maps.device).float() for extent in maps.shape[-2:]
+        window_band(extent - OVERLAP, maps.device).float()
+        for extent in (maps.shape[0], maps.shape[-1])
     )
-    return down @ (maps @ across.T)
+    lines = maps @ across.T
+    return (down @ lines.flatten(1)).view(-1, *lines.shape[1:])

@@ -24,8 +24,7 @@ from recon.pipeline.paths import Relatives, every
 from recon.provenance import among, describe_run, fingerprint, flatten, without_members
 from recon.ranks import join_ranks
 from recon.settings import Settings
-from recon.training.checkpoint import hash_weights
-from recon.training.runtime import start_runtime, unwrap
+from recon.training.runtime import start_runtime
 
 __all__ = ["run_evaluation"]
 
@@ -66,7 +65,9 @@ def run_evaluation(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
     join_ranks(runtime.ranks, runtime.device)
-    model = load_model(path, settings, auto_encoder, runtime, asked=asked, objective=objective)
+    model = load_model(
+        path, settings, auto_encoder, runtime, asked=asked, objective=objective, folded=True
+    )
     dataset = open_folder(
         datasets, "folder_path_test", settings.folder_path_test, model.preparation
     )
@@ -163,7 +164,7 @@ def _run_record(task: Task, summary: Summary, unreadable: list[str]) -> dict[str
     return {
         **describe_run(),
         "model": str(task.path),
-        "weights_sha256": hash_weights(unwrap(model.model).state_dict()),
+        "weights_sha256": model.weights_sha256,
         "preparation": model.preparation._asdict(),
         **noise,
         **compression,

@@ -5,7 +5,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,7 +25,6 @@ from recon.pipeline.progress import progress_bar
 from recon.provenance import describe_run, fingerprint
 from recon.ranks import join_ranks
 from recon.settings import Settings
-from recon.training.checkpoint import hash_weights
 from recon.training.runtime import start_runtime, unwrap
 
 __all__ = ["run_export"]
@@ -121,7 +120,7 @@ def _describe(model: LoadedModel, dataset: FolderDataset, settings: Settings) ->
     """What decides the rows."""
     folder = settings.folder_path_latents
     return {
-        "weights_sha256": hash_weights(cast(Encoder, unwrap(model.model)).model.state_dict()),
+        "weights_sha256": model.weights_sha256,
         "preparation": model.preparation._asdict(),
         "pooling": settings.latents_pooling,
         "precision": model.runtime.precision,

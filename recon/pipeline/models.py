@@ -8,11 +8,12 @@ import torch
 from torch import Tensor, nn
 
 from recon.errors import UserError
+from recon.models.folding import fold_normalizations
 from recon.models.output import Output, joined, reconstruct
 from recon.models.preparation import Preparation
 from recon.models.registry import Builder, Form, Options, build_model
 from recon.settings import Settings, Size
-from recon.training.checkpoint import load_strictly, read_model_file
+from recon.training.checkpoint import hash_weights, load_strictly, read_model_file
 from recon.training.runtime import Runtime
 
 __all__ = [
@@ -39,6 +40,7 @@ class LoadedModel(NamedTuple):
     provenance: dict[str, Any]  # empty where nothing is recorded
     runtime: Runtime
     one_by_one: bool = False  # so that no bit depends on how many images come together
+    weights_sha256: str = ""  # as they are in the file
 
     def reconstruct(self, images: Tensor) -> Tensor:
         """Reconstruct images in [0, 1], (N, C, H, W), on this model's device."""
@@ -107,6 +109,7 @@ def load_model(
     *,
     asked: frozenset[str] = frozenset(),
     objective: str = "",
+    folded: bool = False,
 ) -> LoadedModel:
     """Load a final model, a training checkpoint, or a file of the reference.
 
@@ -121,6 +124,7 @@ def load_model(
         asked: Names of the settings given on the command line: these must not contradict the
             record, except for `tile_size`, which then takes the record's place.
         objective: Whose network a file without a record holds; "": that of the settings.
+        folded: Whether speed matters more than finding the layers as they were trained.
 
     Raises:
         UserError: If the file is missing, damaged, of another architecture, or contradicted.
@@ -130,8 +134,10 @@ def load_model(
     architecture, options = _network_of(path, provenance, settings, asked, objective)
     model = build_model(architecture, form_of(preparation), options, auto_encoder)
     load_strictly(model, weights, path)
-    model = runtime.spread(runtime.place(model), compile_model=settings.compile_model, learns=False)
-    return LoadedModel(model.eval(), preparation, provenance, runtime, settings.deterministic)
+    model = runtime.place(fold_normalizations(model.eval()) if folded else model)
+    model = runtime.spread(model, compile_model=settings.compile_model, learns=False).eval()
+    digest = hash_weights(weights)
+    return LoadedModel(model, preparation, provenance, runtime, settings.deterministic, digest)
 
 
 def _network_of(
