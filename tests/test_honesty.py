@@ -21,6 +21,7 @@ from recon.pipeline import assembling, run_evaluation, run_training
 from recon.pipeline.images import TrainingData
 from recon.ranks import Ranks
 from recon.settings import Settings
+from recon.training.checkpoint import read_model_file, save_final
 from recon.training.resume import LAST, find_checkpoint
 from recon.training.runtime import Runtime
 
@@ -85,6 +86,21 @@ def test_nothing_is_said_where_no_image_was_trained_on(
     assert record["test images"]["trained on"] == 0
     assert record["weights_sha256"] == record["training"]["weights_sha256"]
     assert record["seconds"] >= 0
+
+
+def test_a_workbook_and_the_sidecar_of_its_model_name_the_same_weights_in_half_precision(
+    train: Train, evaluate: Callable[..., Any], write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 6)
+    write_images(tmp_path / "test", 3, seed=1)
+    train()
+    weights, record = read_model_file(tmp_path / "out/Final_Model_AE_MSE.pth")
+    halves = {n: w.half() if w.is_floating_point() else w for n, w in weights.items()}
+    save_final(tmp_path / "half.pth", halves, record)
+    evaluate(model_path_mse=str(tmp_path / "half.pth"))
+    beside = json.loads((tmp_path / "half.json").read_text())
+    run = json.loads((tmp_path / "metrics.json").read_text())
+    assert run["weights_sha256"] == beside["weights_sha256"] != record["weights_sha256"]
 
 
 def test_curves_of_noise_are_not_written_where_they_would_be_evaluated(

@@ -128,6 +128,20 @@ def test_values_do_not_depend_on_the_batch() -> None:
     assert torch.equal(reported_ssim(x, y), torch.cat(one_by_one))
 
 
+@pytest.mark.parametrize("size", [(256, 256), (181, 90)])
+def test_no_bit_depends_on_the_number_of_threads(size: tuple[int, int]) -> None:
+    generator = torch.Generator().manual_seed(0)
+    one, other = torch.rand(2, 4, 3, *size, generator=generator)
+    before, values = torch.get_num_threads(), []
+    try:
+        for threads in (1, 2, 3, 7):
+            torch.set_num_threads(threads)
+            values.append(reported_ssim(one, other).tolist())
+    finally:
+        torch.set_num_threads(before)
+    assert all(value == values[0] for value in values)
+
+
 def test_float64_images_are_measured_as_they_are() -> None:
     x, y = rand(0).double(), rand(1).double()
     assert torch.equal(reported_ssim(x, y), ssim(x, y))

@@ -6,6 +6,8 @@ Pictures are (H, W, 3) or (H, W) uint8.
 import hashlib
 import heapq
 import os
+import struct
+import zlib
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -14,7 +16,7 @@ from types import TracebackType
 from typing import NamedTuple
 
 import numpy as np
-from imagecodecs import png_encode
+from imagecodecs import deflate_encode
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -26,8 +28,9 @@ __all__ = ["Comparison", "PictureWriter", "Selection", "picture_names", "write_p
 
 SUFFIX = "_comparison.png"
 LONGEST_NAME = 255 - len(".partial")  # bytes: what file systems take, less the name while writing
-# Of zlib and of PNG: together a tenth of the time of the usual choice, for a tenth more bytes.
-RUNS, UP = 3, 32  # run-length encoding; each row less the one above it
+PNG = b"\x89PNG\r\n\x1a\n"
+DEPTH, UP = 8, 2  # bits; each row less the one above it
+COLOUR_TYPES = {2: 0, 3: 2}  # grey or RGB, by the dimensions of the pixels
 
 
 Score = tuple[float, int]  # SSIM and index, which settles ties
@@ -145,9 +148,27 @@ def _write(path: Path, comparison: Comparison) -> None:
 
 
 def write_png(path: Path, picture: Image.Image) -> None:
-    """Write a picture quickly; it appears whole or not at all, but not at once on the disk."""
+    """Write a grey or RGB picture quickly; it appears whole or not at all, in its own time."""
     with replacing(path, durable=False) as partial:
-        partial.write_bytes(png_encode(np.asarray(picture), level=1, strategy=RUNS, filter=UP))
+        partial.write_bytes(_encode_png(np.asarray(picture)))
+
+
+def _encode_png(pixels: NDArray[np.uint8]) -> bytes:
+    """A PNG file of (H, W) or (H, W, 3) pixels: libdeflate takes a fourth less time than zlib."""
+    height, width = pixels.shape[:2]
+    lines = pixels.reshape(height, -1)
+    rows = np.empty((height, 1 + lines.shape[1]), np.uint8)
+    rows[:, 0], rows[0, 1:] = UP, lines[0]
+    np.subtract(lines[1:], lines[:-1], out=rows[1:, 1:])
+    header = struct.pack(">IIBBBBB", width, height, DEPTH, COLOUR_TYPES[pixels.ndim], 0, 0, 0)
+    parts = {b"IHDR": header, b"IDAT": bytes(deflate_encode(rows.tobytes(), level=1)), b"IEND": b""}
+    return PNG + b"".join(_chunk(name, data) for name, data in parts.items())
+
+
+def _chunk(name: bytes, data: bytes) -> bytes:
+    """A piece of a PNG file, between its length and its checksum."""
+    checksum = zlib.crc32(data, zlib.crc32(name))
+    return struct.pack(">I", len(data)) + name + data + struct.pack(">I", checksum)
 
 
 def _caption(record: Record) -> str:

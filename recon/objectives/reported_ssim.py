@@ -71,17 +71,18 @@ def _compare_blocks(x: Tensor, y: Tensor) -> tuple[Tensor, float]:
     height, width = (extent - OVERLAP for extent in x.shape[1:])
     blocks = _cut(x), _cut(y)
     centre_x, centre_y = (part.mean((0, 4), keepdim=True) for part in blocks)
+    light_x, light_y = (centre.movedim(0, 4) for centre in (centre_x, centre_y))
     maps = x.new_empty(len(blocks[0]), 4, *blocks[0].shape[1:])  # filled in place: no copies
     x, y, squares, products = maps.unbind(1)
     torch.sub(blocks[0], centre_x, out=x)
     torch.sub(blocks[1], centre_y, out=y)
     torch.mul(x, x, out=squares).addcmul_(y, y)
     torch.mul(x, y, out=products)
-    mean_x, mean_y, square, product = _filter(maps).unbind(1)
+    mean_x, mean_y, square, product = _filter(maps)  # (C, rows, columns, width, height) each
     variances = square - mean_x * mean_x - mean_y * mean_y
     shape = structure(variances, product - mean_x * mean_y)
-    light = luminance(mean_x + centre_x, mean_y + centre_y)
-    places = (light * shape).permute(1, 2, 0, 3, 4).flatten(3, 4).flatten(1, 2)
+    light = luminance(mean_x + light_x, mean_y + light_y)
+    places = (light * shape).permute(0, 1, 4, 2, 3).flatten(3, 4).flatten(1, 2)
     valid = places[:, :height, :width]  # (C, height, width)
     return valid.mean(dtype=torch.float64), float(structure(variances, square / 2).mean())
 
@@ -107,12 +108,16 @@ def _cut(images: Tensor) -> Tensor:
 def _filter(maps: Tensor) -> Tensor:
     """Gaussian-weighted local means at the places of each block, from (edge + 10, ..., edge + 10).
 
+    Each direction is one product of two matrices, whose long edge is that of the result's rows:
+    threads share rows, and no bit depends on how many there are.
+
     Returns:
-        (edge, ..., edge). With the edges outermost, each direction is one product of two matrices.
+        (..., edge, edge), places of a line before the lines of a block.
     """
     down, across = (
         window_band(extent - OVERLAP, maps.device).float()
         for extent in (maps.shape[0], maps.shape[-1])
     )
-    lines = maps @ across.T
-    return (down @ lines.flatten(1)).view(-1, *lines.shape[1:])
+    lines = maps @ across.T  # (edge + 10, ..., edge)
+    places = lines.flatten(1).T @ down.T  # (... x edge, edge)
+    return places.view(*lines.shape[1:], -1)
