@@ -112,8 +112,8 @@ feature_network = "vgg19"  # Of the term "feature": "vgg19", or a model file of 
 feature_layer = ""  # Such as "features.11"; "": the usual one
 feature_weights = ""  # File of the weights of vgg19; "": torchvision downloads them
 
-optimizer = "adamw"  # "adam", "adamw" or "muon"
-learning_rate = 4e-4
+optimizer = "muon"  # "muon", "adamw" or "adam"
+learning_rate = 4e-3  # Of adamw and adam 4e-4
 weight_decay = 1e-5
 schedule = "cosine"  # "cosine" to zero, or "constant"
 warmup_fraction = 0.05  # Part of the steps in which the learning rate rises

@@ -32,6 +32,7 @@ validation_group = "image"  # The set names no patients.
 
 num_epochs = 12
 batch_size_train = 16
+optimizer = "adamw"
 learning_rate = 1e-3
 crop_size = None
 augmentation = False

@@ -16,8 +16,9 @@ training_loss_file_mse = "training_loss_crc_tiles_mse.csv"
 model_path_mse = "checkpoints/crc_tiles_mse/Final_Model_AE_MSE.pth"
 
 crop_size = 128
-batch_size_train = 8
+batch_size_train = 16
 images_per_epoch = 6400
 num_epochs = 12
 balance_folders = True
-learning_rate = 4e-4
+optimizer = "muon"
+learning_rate = 4e-3

@@ -26,6 +26,7 @@ loss_weights_vqvae = {"mse": 1.0, "ssim": 0.1}
 
 num_epochs = 45
 batch_size_train = 8
+optimizer = "adamw"
 learning_rate = 1e-3
 crop_size = None
 
