@@ -35,14 +35,17 @@ from recon.data.augment import augment
 from recon.data.cache import HEADER, CachedDataset, MemoryStore
 from recon.data.loaders import Batches, make_loader
 from recon.data.ranges import AugmentationRanges
+from recon.models.folding import fold_normalizations
 from recon.models.output import reconstruct
 from recon.objectives.losses import Objective, Prediction
 from recon.pipeline import run_evaluation, run_training
+from recon.pipeline.assembling import OPTIMIZERS
 from recon.settings import Settings
 from recon.training.runtime import Runtime, start_runtime
 
 TILE = 256  # pixels
 RANGES = AugmentationRanges()
+OPTIMIZER = "adamw"  # of whose kind the conventional loop's is
 
 
 class Readable(Protocol):
@@ -144,15 +147,16 @@ def cached_dataset(bench: Bench) -> CachedDataset:
     return CachedDataset(dataset, store, shape=shape, options="", slots=slots)
 
 
-def bare_step(bench: Bench) -> Row:
-    """Training on one batch that is on the device."""
+def bare_step(bench: Bench, optimizer_name: str) -> Row:
+    """Training on one batch that is on the device; the conventional loop has Adam."""
     images = torch.rand(bench.batch, 3, TILE, TILE, device=bench.device)
     model = bench.runtime.place(AutoEncoder())
-    optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+    optimizer = OPTIMIZERS[optimizer_name](model, lr=1e-4, weight_decay=1e-5, fused=True)
     now = bench.batch / median_seconds(
         lambda: engine_step(bench, model, optimizer, images), bench.device, bench.seconds
     )
-    return Row("bare step", bench.conventional["bare step"], now, limit(bench, backward=True))
+    name = f"bare step, {optimizer_name}"
+    return Row(name, bench.conventional["bare step"], now, limit(bench, backward=True))
 
 
 def engine_step(
@@ -178,7 +182,7 @@ def limit(bench: Bench, *, backward: bool) -> float:
 def inference(bench: Bench) -> Row:
     """Reconstructing one batch that is on the device."""
     images = torch.rand(bench.batch, 3, TILE, TILE, device=bench.device)
-    model = bench.runtime.place(AutoEncoder()).eval()
+    model = bench.runtime.place(fold_normalizations(AutoEncoder().eval()))
 
     def engine() -> None:
         with torch.no_grad(), bench.runtime.autocast():
@@ -194,7 +198,7 @@ def training(bench: Bench, out: Path) -> Row:
     run_training(settings, "mse", AutoEncoder, ImageFolderDataset)
     log = np.genfromtxt(settings.training_loss_file_mse, delimiter=",", names=True)
     before = bench.conventional["training"]
-    return Row("training, end to end", before, float(log["Imagess"][-1]))
+    return Row(f"training, end to end, {OPTIMIZER}", before, float(log["Imagess"][-1]))
 
 
 def evaluation(bench: Bench, out: Path) -> Row:
@@ -220,6 +224,7 @@ def bench_settings(bench: Bench, out: Path) -> Settings:
         folder_path_train=str(bench.folder),
         folder_path_test=str(bench.folder),
         num_epochs=3,
+        optimizer=OPTIMIZER,
         batch_size_train=bench.batch,
         validation_fraction=0.0,
         crop_size=None,
@@ -270,7 +275,8 @@ def main(argv: Sequence[str] | None = None) -> int:
         before = conventional_rates(tiles, runtime.device, numbers)
         bench = Bench(tiles, paths, runtime, batch, args.workers, args.seconds, before)
         rows = [decode(bench), augmentation(bench), loading(bench), inference(bench)]
-        rows += [bare_step(bench), training(bench, out), evaluation(bench, out)]
+        rows += [bare_step(bench, name) for name in (OPTIMIZER, "muon")]
+        rows += [training(bench, out), evaluation(bench, out)]
         sys.stdout.write(table(rows, bench) + "\n")
     return 0
 

@@ -25,5 +25,6 @@ crop_size = 96
 batch_size_train = 16
 images_per_epoch = 1600
 num_epochs = 5
-learning_rate = 1e-3
+optimizer = "muon"
+learning_rate = 4e-3
 balance_folders = True
