@@ -32,6 +32,16 @@ def test_validation_quality_adds_a_second_panel(tmp_path: Path) -> None:
         assert two.width > one.width
 
 
+@pytest.mark.parametrize("name", ["KL", "Commitment", "Perplexity", "Codes Used"])
+def test_what_a_prior_or_a_codebook_adds_has_a_panel_of_its_own(name: str, tmp_path: Path) -> None:
+    columns = {"Epoch": [1, 2], "Loss": [0.3, 0.2]}
+    plot_curves(columns, tmp_path / "without.png")
+    plot_curves({**columns, name: [5.0, 7.0]}, tmp_path / "with.png")
+    with Image.open(tmp_path / "without.png") as one, Image.open(tmp_path / "with.png") as two:
+        assert two.width > one.width
+    assert coloured(tmp_path / "with.png", BLUE) > coloured(tmp_path / "without.png", BLUE) + 20
+
+
 def test_a_single_epoch_is_visible(tmp_path: Path) -> None:
     plot_curves({"Epoch": [1], "Loss": [0.3]}, tmp_path / "one.png")
     plot_curves({"Epoch": [1], "Loss": [NAN]}, tmp_path / "none.png")

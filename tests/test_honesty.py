@@ -5,6 +5,7 @@ import multiprocessing
 import os
 import shutil
 import signal
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,41 @@ def test_curves_of_noise_are_not_written_where_they_would_be_evaluated(
     (tmp_path / "metrics.csv").mkdir()
     with pytest.raises(UserError, match="which is a folder"):
         evaluate()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"folder_path_train": "bad", "validation_fraction": 0.0},
+        {"folder_path_validation": "bad"},
+        {"tracking": "wandb"},
+    ],
+)
+def test_a_refused_run_leaves_the_one_before_it_as_it_was(
+    changes: dict[str, Any],
+    train: Train,
+    write_images: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setitem(sys.modules, "wandb", None)  # As if it were not installed.
+    monkeypatch.chdir(tmp_path)
+    write_images(tmp_path / "train", 8)
+    (tmp_path / "bad").mkdir()
+    (tmp_path / "bad/torn.png").write_bytes(b"no image")
+    train(validation_fraction=0.25, validation_group="image")
+    before = {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()}
+    with pytest.raises(UserError):
+        train(**({"validation_fraction": 0.25, "validation_group": "image"} | changes))
+    assert {p: p.read_bytes() for p in (tmp_path / "out").rglob("*") if p.is_file()} == before
+
+
+def test_a_run_without_a_readable_image_says_why(train: Train, tmp_path: Path) -> None:
+    (tmp_path / "train").mkdir()
+    (tmp_path / "train/torn.png").write_bytes(b"no image")
+    with pytest.raises(UserError, match=r"none of the training images can be read: .*torn\.png"):
+        train()
+    assert not list((tmp_path / "out").glob("*.pth"))
 
 
 def test_a_second_run_into_one_folder_is_refused(

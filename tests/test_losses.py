@@ -188,7 +188,7 @@ def test_a_further_term_is_known_to_its_objective_alone() -> None:
 
 
 def test_an_unknown_term_is_refused_with_those_there_are() -> None:
-    with pytest.raises(ValueError, match=r"among bce, l1, ms_ssim, mse, ssim, got 'sim'"):
+    with pytest.raises(ValueError, match=r"among bce, feature, l1, ms_ssim, mse, ssim, got 'sim'"):
         Objective({"mse": 1.0, "sim": 1.0})
 
 

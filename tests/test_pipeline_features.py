@@ -13,6 +13,7 @@ from Auto_encoder import AutoEncoder
 from recon.errors import UserError
 from recon.models.output import encode
 from recon.models.preparation import IMAGENET_MEAN, IMAGENET_STD, Preparation
+from recon.models.registry import Form, Options, build_model
 from recon.objectives.losses import Objective, Prediction, Term
 from recon.pipeline.features import further_terms
 from recon.settings import Settings
@@ -297,3 +298,22 @@ def test_a_model_of_another_architecture_is_refused(make: MakeSettings, tmp_path
     torch.save(SmallVgg().state_dict(), tmp_path / "other.pth")
     message = refusal(make(feature_network=str(tmp_path / "other.pth")))
     assert "other.pth holds another network" in message
+
+
+@pytest.mark.parametrize("size", [{"tile_size": 16, "crop_size": 32}, {"tile_size": 64}])
+def test_a_term_that_one_size_of_a_run_does_not_suit_is_refused_before_it_begins(
+    size: dict[str, Any],
+    train: Callable[..., Any],
+    write_images: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    write_images(tmp_path / "train", 8)
+    path = tmp_path / "dense.pth"
+    network = build_model("dense", Form(3, (32, 32)), Options(latent_dim=4), AutoEncoder)
+    form = Preparation((32, 32), 3, "none", None)._asdict()
+    record = {"architecture": "dense", "network": {"latent_dim": 4}, "preparation": form}
+    save_final(path, network.state_dict(), record)
+    changes = {"loss_weights_mse": {"feature": 1.0}, "feature_network": str(path), **size}
+    with pytest.raises(UserError, match="loss_weights_mse: "):
+        train(**changes, **({} if "crop_size" in size else {"crop_size": 32}))
+    assert not list((tmp_path / "out").glob("*.pth"))

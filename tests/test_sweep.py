@@ -328,6 +328,13 @@ def test_a_storage_that_does_not_open_is_refused(sweep: Callable[..., Path]) -> 
         sweep(sweep_storage="nonsense")
 
 
+def test_no_password_of_a_database_is_shown(sweep: Callable[..., Path]) -> None:
+    with pytest.raises(UserError, match="sweep_storage must be") as caught:
+        sweep(sweep_storage="nonsense://someone:secret@localhost/trials")
+    assert "secret" not in str(caught.value)
+    assert "someone" in str(caught.value)
+
+
 def test_several_ranks_are_refused(
     sweep: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:

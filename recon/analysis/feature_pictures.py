@@ -41,7 +41,7 @@ HEADING = 0.52  # inches, above each of them
 GAP = 0.16  # inches, between them
 WIDE = 2.4  # inches, edge of a picture of a latent
 ENDS = (1.0, 99.0)  # percentiles at the ends of a colour scale: single values would darken the rest
-NAME_CHARACTERS = 26  # longer names of layers lose their beginning
+NAME_CHARACTERS = 28  # longer names of layers lose their beginning
 GOLDEN = (math.sqrt(5) - 1) / 2  # turns of the colour wheel: no two near numbers look alike
 
 

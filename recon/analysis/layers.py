@@ -33,6 +33,7 @@ PASSED_OVER = (
     nn.Identity,
     nn.Flatten,
     nn.Unflatten,
+    nn.Sequential,  # without layers
 )
 CUT = 2.0  # per cent of the values at either end that a stretch lets go
 MIDDLE = 0.5  # grey of a picture that is the same everywhere

@@ -7,6 +7,7 @@ training goes on from the last checkpoint. Nothing else tells a process that was
 that takes long, and Optuna's own heartbeat is bound to its own loop.
 """
 
+import re
 import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -80,6 +81,11 @@ class Dimension(NamedTuple):
         return parameter
 
 
+def without_password(url: str) -> str:
+    """The URL of a database as it may be shown."""
+    return re.sub(r"(://[^:/@]*):[^@]*@", r"\1:***@", url)
+
+
 def open_study(url: str, name: str, settings: Mapping[str, Any], *, pruning: bool) -> Study:
     """Open a study, or begin it.
 
@@ -99,9 +105,9 @@ def open_study(url: str, name: str, settings: Mapping[str, Any], *, pruning: boo
             storage=url, study_name=name, pruner=pruner, load_if_exists=True
         )
     except (SQLAlchemyError, OptunaError, ImportError, ValueError) as error:
-        reason = str(error).splitlines()[0]
+        reason = str(error).splitlines()[0].replace(url, shown := without_password(url))
         raise UserError(
-            f"sweep_storage must be a database that Optuna can open, got {url!r} ({reason})"
+            f"sweep_storage must be a database that Optuna can open, got {shown!r} ({reason})"
         ) from None
     saved = study.user_attrs.get(SETTINGS)
     if saved is None:

@@ -139,6 +139,16 @@ def make_loader(
     )
 
 
+def why_unreadable(loader: DataLoader[Batch]) -> str | None:
+    """Why the first image of a loader's dataset cannot be read, if none of them can."""
+    dataset: Any = loader.dataset
+    reasons = (dataset[index][1] for index in range(len(dataset)))
+    first = next(reasons, None)
+    if not isinstance(first, str) or any(isinstance(result, Tensor) for result in reasons):
+        return None
+    return first
+
+
 def end_workers(loader: DataLoader[Batch]) -> None:
     """End the processes of a loader now, rather than when Python happens to take it apart.
 

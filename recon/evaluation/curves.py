@@ -20,6 +20,12 @@ MARKED = 30
 DECADES = 30.0
 """A loss that falls by more than this factor is drawn on a logarithmic scale."""
 
+FURTHER = {
+    "Parts of the loss": ("Reconstruction Loss", "KL", "Commitment"),
+    "Use of the codebook": ("Perplexity", "Codes Used"),
+}
+"""Panels of a network with a prior or a codebook, and the columns of the log that they show."""
+
 
 def plot_curves(columns: Mapping[str, Sequence[float]], path: Path) -> None:
     """Save the course of a training as a PNG.
@@ -37,18 +43,23 @@ def draw_curves(columns: Mapping[str, Sequence[float]]) -> Figure:
 
     Args:
         columns: The training log by column: "Epoch" and any of "Loss", "Validation Loss",
-            "Validation PSNR" (dB), "Validation SSIM"; others are not drawn. Values that are NaN,
-            None, infinite or missing at the end are left out; the line joins their neighbours.
+            "Validation PSNR" (dB), "Validation SSIM", and of `FURTHER`; others are not drawn.
+            Values that are NaN, None, infinite or missing at the end are left out; the line joins
+            their neighbours.
     """
     curves = {name: _finite_points(columns, name) for name in columns}
     curves = {name: points for name, points in curves.items() if points.size}
     quality = [name for name in ("Validation PSNR", "Validation SSIM") if name in curves]
-    figure = Figure(figsize=(10 if quality else 6, 4), dpi=120, layout="constrained")
+    further = [title for title, names in FURTHER.items() if any(n in curves for n in names)]
+    panels = 1 + bool(quality) + len(further)
+    figure = Figure(figsize=(6 if panels == 1 else 5 * panels, 4), dpi=120, layout="constrained")
     FigureCanvasAgg(figure)
-    axes = figure.subplots(1, 2 if quality else 1, squeeze=False)[0]
-    _draw_losses(axes[0], curves)
+    axes = list(figure.subplots(1, panels, squeeze=False)[0])
+    _draw_losses(axes.pop(0), curves)
     if quality:
-        _draw_quality(axes[1], curves)
+        _draw_quality(axes.pop(0), curves)
+    for place, title in zip(axes, further, strict=True):
+        _draw_further(place, title, curves)
     return figure
 
 
@@ -90,6 +101,18 @@ def _draw_quality(axes: Axes, curves: Mapping[str, NDArray[np.float64]]) -> None
         scale.tick_params(axis="y", colors=colour)
         scale.spines[:].set_visible(False)
         _centre_single_epoch(scale)
+
+
+def _draw_further(axes: Axes, title: str, curves: Mapping[str, NDArray[np.float64]]) -> None:
+    """What a network with a prior or a codebook adds, on one scale."""
+    shown = [name for name in FURTHER[title] if name in curves]
+    for name, colour in zip(shown, (BLUE, ORANGE, GREEN), strict=False):
+        _draw(axes, curves[name], name, colour)
+    if _spans_decades(np.concatenate([curves[name][1] for name in shown])):
+        axes.set_yscale("log")
+    _dress(axes, title, "")
+    axes.legend(frameon=False)
+    _centre_single_epoch(axes)
 
 
 def _draw(

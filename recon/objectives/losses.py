@@ -81,6 +81,8 @@ TERMS: dict[str, Term] = {
     "bce": bce,
 }
 
+FEATURE = "feature"  # a term with a network of its own, which is given where it is wanted
+
 
 class Objective:
     """The weighted sum of named terms.
@@ -105,9 +107,8 @@ class Objective:
         terms = {**TERMS, **(further or {})}
         unknown = [name for name in weights if name not in terms]
         if unknown:
-            raise ValueError(
-                f"loss terms must be among {', '.join(sorted(terms))}, got {unknown[0]!r}"
-            )
+            known = ", ".join(sorted({*terms, FEATURE}))
+            raise ValueError(f"loss terms must be among {known}, got {unknown[0]!r}")
         self.terms = [(weight, terms[name]) for name, weight in weights.items() if weight > 0]
         self.summed = summed
 

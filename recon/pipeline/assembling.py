@@ -126,14 +126,18 @@ def _criterion(
 ) -> Objective:
     name = f"loss_weights_{objective}"
     further = further_terms(settings, objective, auto_encoder, runtime)
-    window = _window(settings, objective)
-    blank = torch.zeros(1, CHANNELS[settings.color_mode], *window, device=runtime.device)
+    channels = CHANNELS[settings.color_mode]
     try:
         criterion = Objective(getattr(settings, name), further, summed=objective == "vae")
-        with torch.no_grad():  # A term that images of this size are too small for says so now.
-            criterion(Prediction(blank), blank)
-    except ValueError as error:
-        raise UserError(f"{name}: {error}") from None
+        # A term that images for training or validation are too small for says so now.
+        for size in {_window(settings, objective), edges(settings.tile_size)}:
+            blank = torch.zeros(1, channels, *size, device=runtime.device)
+            with torch.no_grad():
+                criterion(Prediction(blank), blank)
+    except torch.OutOfMemoryError:
+        raise
+    except (ValueError, RuntimeError) as error:  # torch's own where a layer has nothing left.
+        raise UserError(f"{name}: {str(error).splitlines()[0]}") from None
     return criterion
 
 

@@ -12,7 +12,7 @@ from recon.errors import UserError
 from recon.models.output import encode
 from recon.models.registry import Builder
 from recon.objectives.features import FeatureDistance
-from recon.objectives.losses import Term
+from recon.objectives.losses import FEATURE, Term
 from recon.pipeline.models import load_model, preparation_of
 from recon.settings import Settings
 from recon.training.checkpoint import Weights, load_strictly, read_model_file
@@ -20,7 +20,6 @@ from recon.training.runtime import Runtime, unwrap
 
 __all__ = ["further_terms"]
 
-FEATURE = "feature"  # the name of the term
 VGG19 = "vgg19"
 VGG19_LAYER = "features.11"  # the output of features[:12], relu3_1: a picture's local texture
 

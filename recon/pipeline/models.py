@@ -76,9 +76,11 @@ def architecture_of(settings: Settings, objective: str) -> str:
     Raises:
         UserError: If the settings name the network of another objective.
     """
-    if objective in OWN_ARCHITECTURE:
-        return OWN_ARCHITECTURE[objective]
-    if settings.architecture in OWN_ARCHITECTURE.values():
+    own = OWN_ARCHITECTURE.get(objective, "")
+    others = set(OWN_ARCHITECTURE.values()) - {own}
+    if own and settings.architecture not in others:
+        return own
+    if settings.architecture in others:
         raise UserError(
             f"architecture must not be {settings.architecture!r} for the {objective.upper()} loss; "
             f"Training_{settings.architecture.upper()}.py trains it"

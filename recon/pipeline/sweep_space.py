@@ -32,6 +32,7 @@ SWEPT = {
 KNOWN_TO = {
     "latent_dim": ("dense", "vae"), "residual_blocks": ("residual",),
     "latent_channels": ("residual",), "activation": ("residual",), "unet_width": ("unet",),
+    "crop_size": ("auto_encoder", "residual", "unet", "vqvae"),
     "codebook_size": ("vqvae",), "code_dim": ("vqvae",), "codebook_decay": ("vqvae",),
 }  # fmt: skip
 

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from recon.data.loaders import end_workers
+from recon.data.loaders import end_workers, why_unreadable
 from recon.errors import InterruptedRunError, UserError
 from recon.evaluation.curves import plot_curves
 from recon.files import check_target, check_writable, exclusive
@@ -79,10 +79,9 @@ def run_training(
             stack.enter_context(exclusive(loss_file, f"training_loss_file_{objective}"))
         join_ranks(runtime.ranks, runtime.device)
         stack.enter_context(_explained(settings))
-        trainer, keeper = _start(settings, objective, auto_encoder, datasets, runtime)
-        stack.callback(_end_workers, trainer)
-        tracking = _tracking(settings, objective, trainer, keeper)
+        trainer, keeper, tracking = _start(settings, objective, auto_encoder, datasets, runtime)
         stack.callback(tracking.finish)
+        stack.callback(_end_workers, trainer)
         with _going_on(settings, objective, asked):
             trainer.fit(lambda trainer: _keep(trainer, keeper, tracking, after_epoch))
         final = keeper.finish(trainer)
@@ -95,8 +94,11 @@ def run_training(
 
 def _start(
     settings: Settings, objective: str, auto_encoder: Builder, datasets: Datasets, runtime: Runtime
-) -> tuple[Trainer, Keeper]:
-    """A trainer at its place in the run, and that place on disk."""
+) -> tuple[Trainer, Keeper, EpochTracking]:
+    """A trainer at its place in the run, and that place on disk.
+
+    Whatever may refuse the run comes before it takes the place of another.
+    """
     folder = Path(settings.of("model_saved_location", objective))
     found = find_checkpoint(settings.resume, folder)
     trainer, data = assemble(
@@ -104,13 +106,23 @@ def _start(
     )
     _check_space(folder, trainer.model)
     keeper = _keeper(settings, objective, trainer, data.record)
+    if found is not None:
+        _resume(trainer, keeper, *found)
+    _check_readable(trainer)
+    tracking = _tracking(settings, objective, trainer, keeper)
     if found is None:
         _begin(trainer, keeper)
-    else:
-        _resume(trainer, keeper, *found)
     if runtime.ranks.first:
         data.write_split()
-    return trainer, keeper
+    return trainer, keeper, tracking
+
+
+def _check_readable(trainer: Trainer) -> None:
+    """Prove that there is an image to learn from, and one to validate with."""
+    for split, title in ((trainer.train, "training"), (trainer.validation, "validation")):
+        reason = None if split is None else why_unreadable(split.loader)
+        if reason is not None:
+            raise UserError(f"none of the {title} images can be read: {reason}")
 
 
 def _keeper(settings: Settings, objective: str, trainer: Trainer, data: dict[str, Any]) -> Keeper:
