@@ -180,7 +180,7 @@ layers_channels = "mean"  # Over the channels of a layer, or "all" of them
 sweep_objective = "mse"  # "mse", "ssim", "vae" or "vqvae"
 # What to try: a list of values, (low, high), or (low, high, "log")
 sweep_space = {
-    "learning_rate": [1e-3, 5e-4, 1e-4],
+    "learning_rate": [4e-3, 2e-3, 1e-3, 5e-4, 1e-4],
     "num_epochs": [10, 20, 40],
     "batch_size_train": [16, 32, 64],
     "latent_dim": [512, 1024, 2048],

@@ -7,8 +7,12 @@ With the loss that it was made for, the distance in the features of an encoder t
 --loss_weights_mse "{'mse': 1, 'feature': 0.05}" --feature_network
 sample_models/model_auto_encoder_reconstruction_mse.pth --feature_layer encoder.8
 
-Data: 256x256 tiles to train on; test images of 181x181 pixels give latents of 46x46. It has not
-been run in full yet.
+Data: 256x256 tiles to train on (the 1 517 of the shipped models); 187 crops of 181x181 pixels from
+tiles of another patient and of held-out images to test on, whose latents are 1x46x46.
+Result (published: pictures): 28.1 dB and SSIM 0.854; with the feature loss 28.1 dB and 0.863. By
+`python -m benchmarks.feature_distance` the distance in features is 0.0695 after MSE alone, 0.0686
+with the feature loss.
+Time: 6 minutes, 6 and a half with the feature loss, on two cores (AMD EPYC with AVX-512 bf16).
 """
 
 model_saved_location_mse = "checkpoints/microscopy_residual"

@@ -11,7 +11,7 @@ class Augmentation(Section):
     """Random changes of the training images; what goes in is also what should come out."""
 
     title = "Augmentation"
-    augmentation: bool = Field(True, description="on or off as a whole")
+    augmentation: bool = Field(True, description="on or off as a whole, but for crop_size")
     crop_size: Size | None = Field(
         128,
         description="pixels: train on random windows of this edge or (height, width), of whole "

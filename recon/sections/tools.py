@@ -68,7 +68,7 @@ class Sweep(Section):
     )
     sweep_space: dict[str, Any] = Field(
         {
-            "learning_rate": [1e-3, 5e-4, 1e-4],
+            "learning_rate": [4e-3, 2e-3, 1e-3, 5e-4, 1e-4],
             "num_epochs": [10, 20, 40],
             "batch_size_train": [16, 32, 64],
             "latent_dim": [512, 1024, 2048],
