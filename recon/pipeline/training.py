@@ -7,7 +7,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from recon.data.loaders import end_workers, why_unreadable
@@ -17,6 +16,7 @@ from recon.files import check_target, check_writable, exclusive
 from recon.models.registry import Builder
 from recon.pipeline.assembling import assemble
 from recon.pipeline.commands import evaluation_command, resume_command
+from recon.pipeline.explaining import explained
 from recon.pipeline.images import Datasets, report_unreadable
 from recon.pipeline.models import architecture_of, options_of, preparation_of
 from recon.pipeline.splitting import SPLIT
@@ -36,8 +36,6 @@ __all__ = ["run_training"]
 logger = logging.getLogger("recon")
 
 PARTS = {"objective", "settings", "data"}  # of a record, that a resumed run is compared with
-# What torch says where memory on the host cannot be had.
-NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "Storage size calculation overflowed")
 
 
 def run_training(
@@ -78,7 +76,8 @@ def run_training(
             stack.enter_context(exclusive(folder, f"model_saved_location_{objective}"))
             stack.enter_context(exclusive(loss_file, f"training_loss_file_{objective}"))
         join_ranks(runtime.ranks, runtime.device)
-        stack.enter_context(_explained(settings))
+        stack.enter_context(explained(settings, "batch_size_train"))
+        stack.enter_context(_one_value_explained(settings))
         trainer, keeper, tracking = _start(settings, objective, auto_encoder, datasets, runtime)
         stack.callback(tracking.finish)
         stack.callback(_end_workers, trainer)
@@ -257,29 +256,10 @@ def _going_on(settings: Settings, objective: str, asked: frozenset[str]) -> Iter
 
 
 @contextmanager
-def _explained(settings: Settings) -> Iterator[None]:
-    """Say what to do about the failures that training itself can run into."""
+def _one_value_explained(settings: Settings) -> Iterator[None]:
+    """Say what to do where batch normalisation is left without anything to learn from."""
     try:
         yield
-    except torch.OutOfMemoryError:
-        smaller = max(1, settings.batch_size_train // 2)
-        raise UserError(
-            f"the GPU's memory is too small for batch_size_train = {settings.batch_size_train}; "
-            f"try --batch_size_train {smaller}"
-        ) from None
-    except RuntimeError as error:
-        if any(sign in str(error) for sign in NO_MEMORY):
-            raise UserError(
-                "the machine's memory is too small for this network and these images "
-                f"({str(error).splitlines()[0]}); lower tile_size, crop_size, batch_size_train or "
-                "the numbers that make the network large"
-            ) from None
-        if "DataLoader worker" not in str(error):
-            raise
-        raise UserError(
-            f"a process that reads images has died ({str(error).splitlines()[0]}); mostly memory "
-            f"has run out: lower num_workers or cache_limit_gb"
-        ) from None
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise

@@ -1,0 +1,70 @@
+"""What to do about the failures of a machine that any run over images can meet."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Literal
+
+import torch
+
+from recon.errors import UserError
+from recon.settings import Settings
+
+__all__ = ["explained"]
+
+BatchSize = Literal["batch_size_train", "batch_size_test"]
+
+# What torch says where memory on the host cannot be had.
+NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "Storage size calculation overflowed")
+# What takes the memory of the host.
+LOWER = {
+    "batch_size_train": "lower tile_size, crop_size, batch_size_train or the numbers that make the "
+    "network large",
+    "batch_size_test": "lower batch_size_test or num_workers, or take smaller images",
+}
+READING = {
+    "batch_size_train": "lower num_workers or cache_limit_gb",
+    "batch_size_test": "lower num_workers",
+}
+
+
+@contextmanager
+def explained(settings: Settings, batch_size: BatchSize) -> Iterator[None]:
+    """Tell lack of memory and the death of a reading process in one line.
+
+    Args:
+        settings: Of the run.
+        batch_size: The setting that decides how many images the network is fed at once.
+
+    Raises:
+        UserError: In the place of what torch raises.
+    """
+    try:
+        yield
+    except torch.OutOfMemoryError:
+        raise UserError(_gpu_memory(batch_size, getattr(settings, batch_size))) from None
+    except RuntimeError as error:
+        message = _host_failure(batch_size, str(error))
+        if message is None:
+            raise
+        raise UserError(message) from None
+
+
+def _gpu_memory(batch_size: BatchSize, size: int) -> str:
+    lower = f"try --{batch_size} {size // 2}" if size > 1 else "take a larger GPU or smaller images"
+    return f"the GPU's memory is too small for {batch_size} = {size}; {lower}"
+
+
+def _host_failure(batch_size: BatchSize, said: str) -> str | None:
+    """What to tell about an error of torch; None where it is of another kind."""
+    first = next(iter(said.splitlines()), "")
+    if any(sign in said for sign in NO_MEMORY):
+        return (
+            f"the machine's memory is too small for this network and these images ({first}); "
+            f"{LOWER[batch_size]}"
+        )
+    if "DataLoader worker" in said:
+        return (
+            f"a process that reads images has died ({first}); mostly memory has run out: "
+            f"{READING[batch_size]}"
+        )
+    return None
