@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import warnings
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -489,7 +490,9 @@ def test_a_sidecar_of_other_weights_is_refused(weights: Weights, tmp_path: Path)
 
 
 @pytest.mark.parametrize(
-    "text", ["", "{", "[1, 2]", "{}", '{"weights_sha256": 3}', "null", "\udcff"]
+    "text",
+    ["", "{", "[1, 2]", "{}", '{"weights_sha256": 3}', "null", "\udcff", "[" * 200_000],
+    ids=lambda text: text[:20],
 )
 def test_a_sidecar_that_is_no_record_is_refused(
     text: str, weights: Weights, tmp_path: Path
@@ -499,16 +502,55 @@ def test_a_sidecar_that_is_no_record_is_refused(
     refusal(tmp_path / "a.pth")
 
 
-@pytest.mark.parametrize(
-    "record",
-    [
+SPOILT: list[dict[str, Any]] = [
         {"settings": None}, {"settings": {"noise_std": "x"}}, {"settings": {"noise_std": True}},
         {"network": None}, {"preparation": 3}, {"data": None}, {"data": {"train": None}},
         {"data": {"train": {"members": "abc"}}}, {"data": {"train": {"members": 5}}},
         {"data": {"train": {"members": "AAAA"}}},
-    ],
-    ids=str,
-)  # fmt: skip
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("record", SPOILT, ids=str)
+def test_a_checkpoint_whose_record_is_spoilt_is_refused(
+    record: dict[str, Any], weights: Weights, tmp_path: Path
+) -> None:
+    save_torch(tmp_path / "a.pth", {"model_state_dict": weights, "provenance": record})
+    assert "holds no record of a model" in refusal(tmp_path / "a.pth")
+
+
+def test_a_checkpoint_of_this_program_with_another_record_is_refused(
+    trained: Path, tmp_path: Path
+) -> None:
+    content = torch.load(trained / "Last_Model_AE.pth", weights_only=True)
+    save_torch(tmp_path / "a.pth", content | {"provenance": "a scanner"})
+    assert "holds no record of a model" in refusal(tmp_path / "a.pth")
+
+
+def test_a_weight_of_one_value_is_hashed_whatever_its_stride(tmp_path: Path) -> None:
+    path, plain = tmp_path / "a.pth", {"w": torch.ones(1)}
+    save_final(path, plain, {})
+    torch.save({"w": torch.ones(1).as_strided((1,), (0,))}, path)
+    assert hash_weights(read_model_file(path).weights) == hash_weights(plain)
+
+
+@pytest.mark.parametrize("count", [3, 10**14])
+def test_a_weight_with_fewer_values_than_its_shape_has_is_refused(
+    count: int, tmp_path: Path
+) -> None:
+    save_final(tmp_path / "a.pth", {"w": torch.ones(1)}, {})
+    torch.save({"w": torch.ones(1).expand(count)}, tmp_path / "a.pth")
+    assert "w holds fewer values" in refusal(tmp_path / "a.pth")
+
+
+def test_a_plain_pickle_is_refused_without_a_warning(tmp_path: Path) -> None:
+    as_legacy_pickle({"w": [1.0]}, tmp_path / "a.pth")
+    with warnings.catch_warnings(record=True) as shown:
+        warnings.simplefilter("always")
+        refusal(tmp_path / "a.pth")
+    assert not shown
+
+
+@pytest.mark.parametrize("record", SPOILT, ids=str)
 def test_a_sidecar_whose_parts_are_of_another_kind_is_refused(
     record: dict[str, Any], weights: Weights, tmp_path: Path
 ) -> None:

@@ -7,6 +7,7 @@ dict with a `.json` sidecar). Both name weights as the plain network does, witho
 
 import hashlib
 import json
+import warnings
 import zipfile
 from collections import Counter
 from collections.abc import Mapping
@@ -90,7 +91,8 @@ def hash_weights(weights: Mapping[str, Tensor]) -> str:
     for name in sorted(weights):
         tensor = weights[name].detach().cpu().contiguous()
         digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}\n".encode())
-        digest.update(tensor.view(-1).view(torch.uint8).numpy().tobytes())
+        flat = tensor.as_strided((tensor.numel(),), (1,))  # Of one value, any stride is contiguous.
+        digest.update(flat.view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
 
 
@@ -103,19 +105,26 @@ def read_model_file(path: Path) -> ModelFile:
     content = _read(path)
     for name in NESTED:
         if isinstance(content.get(name), Mapping):
-            return ModelFile(_check_weights(content[name], path), _own_record(content))
+            return ModelFile(_check_weights(content[name], path), _own_record(content, path))
     weights = _check_weights(content, path)
     return ModelFile(weights, _read_sidecar(path, weights))
 
 
-def _own_record(content: Mapping[str, Any]) -> dict[str, Any]:
+def _own_record(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
     """What a checkpoint of this program says of itself, nothing for one of another."""
     record = content.get("provenance")
     try:
-        check_provenance(record if isinstance(record, Mapping) else {})
-    except (TypeError, ValueError):
-        return {}
-    return dict(record) if isinstance(record, Mapping) else {}
+        if isinstance(record, Mapping):
+            check_provenance(record)
+            return dict(record)
+        if content.keys() >= STATE:
+            raise TypeError(f"provenance is {type(record).__name__}, expected names and values")
+    except (TypeError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise UserError(
+            f"{path} holds no record of a model ({reason}); mend or remove it"
+        ) from None
+    return {}
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
@@ -173,7 +182,9 @@ def _read(path: Path) -> dict[str, Any]:
         raise UserError(f"{path} is missing")
     try:
         _check_archive(path)
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise UserError(f"{path} is no readable PyTorch file ({reason})") from None
@@ -211,6 +222,8 @@ def _check_weights(content: Mapping[str, Any], path: Path) -> Weights:
     for name, value in weights.items():
         if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
             raise UserError(f"{path} is not usable: {name} is no plain tensor with values")
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise UserError(f"{path} is not usable: {name} holds fewer values than its shape has")
     return weights
 
 
@@ -230,7 +243,7 @@ def _read_sidecar(path: Path, weights: Weights) -> dict[str, Any]:
         record = json.loads(beside.read_text(encoding="utf-8"))
         expected = record["weights_sha256"]
         check_provenance(record)
-    except (OSError, ValueError, KeyError, TypeError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{beside} is no record of a model ({error}); remove or mend it") from None
     if expected != hash_weights(weights):
         raise UserError(f"{beside} describes other weights than those in {path}; remove or mend it")
