@@ -12,18 +12,21 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from recon.files import file_of
 
 __all__ = [
-    "among", "check_provenance", "describe_run", "fingerprint", "flatten", "members",
-    "without_members",
+    "INITIAL", "among", "check_provenance", "describe_run", "fingerprint", "flatten",
+    "joined_members", "members", "shared_members", "without_members",
 ]  # fmt: skip
 
 # Bytes that tell a file from others: so many pieces of it, evenly from its first to its last.
 PIECE, PIECES = 4096, 16
 MOST_MEMBERS = 200_000
 MEMBER = 8  # bytes
+
+INITIAL = "initial weights"  # the part of a record's data that the weights to start from had
 
 PACKAGES = ("torch", "torchvision", "pytorch-msssim", "numpy", "pillow", "scikit-image", "pydantic")
 
@@ -73,8 +76,27 @@ def members(paths: Iterable[str], count: int) -> str | None:
 
 def among(paths: Iterable[str], encoded: str) -> int:
     """Count the files that are among the members."""
-    known = np.frombuffer(base64.b64decode(encoded), "<u8")
-    return int(np.isin(np.fromiter(map(_sample, paths), np.uint64), known).sum())
+    digests = np.fromiter(map(_sample, paths), np.uint64)
+    return int(np.isin(digests, _decoded(encoded)).sum())
+
+
+def shared_members(one: str | None, other: str | None) -> int:
+    """Count what two records of members have in common; nothing where one is not known."""
+    if one is None or other is None:
+        return 0
+    return int(np.isin(_decoded(one), _decoded(other)).sum())
+
+
+def joined_members(records: Iterable[str | None]) -> str | None:
+    """The members of several records together; None where none of them is known."""
+    known = [_decoded(record) for record in records if record is not None]
+    if not known:
+        return None
+    return base64.b64encode(np.unique(np.concatenate(known)).tobytes()).decode()
+
+
+def _decoded(record: str) -> NDArray[np.uint64]:
+    return np.frombuffer(base64.b64decode(record), "<u8")
 
 
 def _sample(path: str) -> int:

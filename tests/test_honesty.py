@@ -23,6 +23,7 @@ from recon.pipeline.images import TrainingData
 from recon.ranks import Ranks
 from recon.settings import Settings
 from recon.training.checkpoint import read_model_file, save_final
+from recon.training.keeper import Keeper
 from recon.training.resume import LAST, find_checkpoint
 from recon.training.runtime import Runtime
 
@@ -69,6 +70,66 @@ def test_images_that_were_trained_on_are_counted_in_evaluation(
     rows = dict(zip(run["Name"], run["Value"], strict=True))
     assert rows["test images.trained on"] == "1"
     assert "training.data.train.members" not in rows
+
+
+def test_images_that_the_initial_weights_were_trained_on_are_counted_too(
+    train: Train, evaluate: Callable[..., Any], write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 6)
+    write_images(tmp_path / "other", 6, seed=1)
+    write_images(tmp_path / "test", 2, seed=2)
+    first, second = (tmp_path / f"{name}.pth" for name in ("first", "second"))
+    train()
+    shutil.copy(tmp_path / "out/Final_Model_AE_MSE.pth", first)
+    shutil.copy(tmp_path / "out/Final_Model_AE_MSE.json", first.with_suffix(".json"))
+    train(folder_path_train=str(tmp_path / "other"), initial_weights=str(first), num_epochs=1)
+    train(
+        folder_path_train=str(tmp_path / "other"),
+        initial_weights=str(first),
+        resume=str(tmp_path / "out/Last_Model_AE.pth"),
+        num_epochs=2,
+    )
+    shutil.copy(tmp_path / "out/Final_Model_AE_MSE.pth", second)
+    shutil.copy(tmp_path / "out/Final_Model_AE_MSE.json", second.with_suffix(".json"))
+    record = json.loads(second.with_suffix(".json").read_text())
+    beside = json.loads(first.with_suffix(".json").read_text())
+    used = record["data"]["initial weights"]
+    assert used["weights_sha256"] == beside["weights_sha256"]
+    for folder, count in (("train", 6), ("other", 6), ("test", 0)):
+        evaluate(model_path_mse=str(second), folder_path_test=str(tmp_path / folder))
+        run = json.loads((tmp_path / "metrics.json").read_text())
+        assert run["test images"]["trained on"] == count
+
+
+def test_validation_images_that_are_trained_on_under_other_names_are_counted(
+    train: Train, write_images: Write, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train_folder = write_images(tmp_path / "train", 6)
+    validation = write_images(tmp_path / "validation", 3, seed=1)
+    shutil.copy(next(train_folder.rglob("*.png")), validation / "renamed.png")
+    train(folder_path_validation=str(validation))
+    assert "1 of the 4 validation images are byte for byte among those to train on" in caplog.text
+
+
+def test_the_log_with_its_curve_is_not_written_among_the_images(
+    train: Train, write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 4)
+    with pytest.raises(UserError, match="must lie outside folder_path_train"):
+        train(training_loss_file_mse=str(tmp_path / "train/loss.csv"))
+
+
+def test_the_record_beside_the_log_is_of_the_run_that_wrote_it(
+    train: Train, write_images: Write, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_images(tmp_path / "train", 6)
+    train(learning_rate=0.02)
+    monkeypatch.setattr(Keeper, "finish", lambda *_: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        train(learning_rate=0.01)
+    record = json.loads((tmp_path / "out/loss.json").read_text())
+    assert record["settings"]["learning_rate"] == 0.01
+    assert record["results"]["epochs"] == 2
 
 
 def test_nothing_is_said_where_no_image_was_trained_on(

@@ -277,6 +277,33 @@ def test_auto_starts_anew_where_there_is_none(
     assert len(log_of(tmp_path / "run")) == 1
 
 
+def test_auto_never_writes_over_checkpoints_that_cannot_be_read(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    train(num_epochs=1, **places(tmp_path, "run"))
+    for path in (tmp_path / "run").glob("*epoch*.pth"):
+        path.write_bytes(path.read_bytes()[:100])
+    (tmp_path / "run/Last_Model_AE.pth").write_bytes(b"torn")
+    before = {p: p.read_bytes() for p in (tmp_path / "run").iterdir()}
+    with pytest.raises(UserError, match="resume = 'auto' must find a checkpoint that can be read"):
+        train(num_epochs=2, **places(tmp_path, "run"), resume="auto")
+    assert {p: p.read_bytes() for p in (tmp_path / "run").iterdir()} == before
+
+
+def test_auto_does_not_take_a_split_without_its_checkpoint(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    split = {"validation_fraction": 0.5, "validation_group": "image"}
+    train(num_epochs=1, **places(tmp_path, "run"), **split)
+    for path in (tmp_path / "run").glob("*.pth"):
+        path.unlink()
+    before = json.loads((tmp_path / "run/validation_split.json").read_text())["validation"]
+    less = {**split, "validation_fraction": 0.2}
+    train(num_epochs=1, **places(tmp_path, "run"), **less, resume="auto")
+    after = json.loads((tmp_path / "run/validation_split.json").read_text())["validation"]
+    assert 0 < len(after) < len(before)
+
+
 def test_auto_picks_the_newest(
     train: Train, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -494,6 +521,8 @@ def test_a_signal_to_all_processes_of_a_run_saves_it_and_resume_equals_one_go(
     for line in process.stdout or ():
         if line.startswith("Images:"):
             break
+    while not (tmp_path / "parts" / LAST).is_file() and process.poll() is None:
+        time.sleep(0.05)  # It reads an image before it begins.
     time.sleep(1.0)
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)

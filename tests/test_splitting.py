@@ -14,10 +14,12 @@ from recon.settings import Settings
 NAMES = [f"slide{s}/{t}.png" for s in range(10) for t in range(4)]
 
 
-def split(folder: Path, names: list[str] = NAMES, **changes: Any) -> tuple[list[str], list[str]]:
+def split(
+    folder: Path, names: list[str] = NAMES, *, resumed: bool = False, **changes: Any
+) -> tuple[list[str], list[str]]:
     paths = ImagePaths("images", names)
     settings = Settings(**changes)
-    kept, aside = split_off(paths, settings, folder)
+    kept, aside = split_off(paths, settings, folder, resumed=resumed)
     write_split(paths, settings, aside, folder)
     return [names[i] for i in kept], [names[i] for i in aside]
 
@@ -32,7 +34,7 @@ def test_the_validation_images_are_written_down(tmp_path: Path) -> None:
 
 def test_a_resumed_run_reuses_the_choice_and_draws_no_other(tmp_path: Path) -> None:
     chosen = split(tmp_path, seed=1)
-    assert split(tmp_path, seed=2, resume="auto") == chosen
+    assert split(tmp_path, seed=2, resumed=True) == chosen
     assert split(tmp_path, seed=2) != chosen
 
 
@@ -40,7 +42,7 @@ def test_a_choice_whose_images_are_gone_is_refused(tmp_path: Path) -> None:
     _, aside = split(tmp_path)
     left = [name for name in NAMES if name != aside[0]]
     with pytest.raises(UserError, match="names images that are gone"):
-        split(tmp_path, left, resume="auto")
+        split(tmp_path, left, resumed=True)
 
 
 def test_a_choice_that_tears_a_group_apart_is_refused(tmp_path: Path) -> None:
@@ -49,13 +51,13 @@ def test_a_choice_that_tears_a_group_apart_is_refused(tmp_path: Path) -> None:
     record["validation"] = record["validation"][:-1]
     (tmp_path / SPLIT).write_text(json.dumps(record))
     with pytest.raises(UserError, match="on both sides of the split"):
-        split(tmp_path, resume="auto")
+        split(tmp_path, resumed=True)
 
 
 def test_a_record_that_is_none_is_refused(tmp_path: Path) -> None:
     (tmp_path / SPLIT).write_text("{}")
     with pytest.raises(UserError, match="no record of a split"):
-        split(tmp_path, resume="auto")
+        split(tmp_path, resumed=True)
 
 
 def test_one_folder_gives_no_validation_and_says_what_to_do(

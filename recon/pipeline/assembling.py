@@ -3,6 +3,7 @@
 import logging
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -23,9 +24,10 @@ from recon.pipeline.models import (
     options_of,
     preparation_of,
 )
+from recon.provenance import INITIAL, joined_members
 from recon.settings import Settings
 from recon.training.averaging import WeightAverage
-from recon.training.checkpoint import load_strictly, read_model_file
+from recon.training.checkpoint import hash_weights, load_strictly, read_model_file
 from recon.training.muon import Muon
 from recon.training.plan import Plan
 from recon.training.runtime import Runtime
@@ -73,10 +75,10 @@ def assemble(
     preparation = preparation_of(settings)
     architecture = architecture_of(settings, objective)
     model = build_model(architecture, form_of(preparation), options_of(settings), auto_encoder)
-    data = training_data(settings, preparation, datasets, runtime, folder)
+    data = training_data(settings, preparation, datasets, runtime, folder, resumed=resumed)
     _check_batches(settings, data, runtime)
     if settings.initial_weights and not resumed:
-        _load_initial_weights(model, settings)
+        data.record.update(_load_initial_weights(model, settings))
     model = runtime.place(model)
     # Codes move by leaps when dead ones are revived: their average is no code of any encoder.
     decay = 0.0 if architecture == "vqvae" else settings.weight_averaging
@@ -108,7 +110,8 @@ def _check_batches(settings: Settings, data: TrainingData, runtime: Runtime) -> 
         )
 
 
-def _load_initial_weights(model: nn.Module, settings: Settings) -> None:
+def _load_initial_weights(model: nn.Module, settings: Settings) -> dict[str, Any]:
+    """Load them, and tell by which weights and images they came about, for the record."""
     path = Path(settings.initial_weights)
     weights, provenance = read_model_file(path)
     load_strictly(model, weights, path)
@@ -119,6 +122,10 @@ def _load_initial_weights(model: nn.Module, settings: Settings) -> None:
             logger.warning(
                 "%s was trained with %s = %r, this run has %r", path, name, known[name], now[name]
             )
+    data = provenance.get("data", {})
+    before = [data[part] for part in (INITIAL, "train") if part in data]
+    digests = joined_members(part.get("members") for part in before)
+    return {INITIAL: {"weights_sha256": hash_weights(weights), "members": digests}}
 
 
 def _criterion(

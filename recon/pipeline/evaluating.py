@@ -12,18 +12,28 @@ from recon.evaluation.pictures import PictureWriter, Selection, picture_names
 from recon.evaluation.records import COLUMNS, NOISY, visible
 from recon.evaluation.summary import Summary, Tally
 from recon.evaluation.workbook import RecordWriter
-from recon.files import check_target, check_writable, write_json
+from recon.files import check_target, check_writable, exclusive, write_json
 from recon.models.registry import Builder
 from recon.pipeline.compression import CodeCount
 from recon.pipeline.denoising import corruption, noise_of, sweep_noise
+from recon.pipeline.explaining import explained
 from recon.pipeline.generating import write_generated
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
 from recon.pipeline.measuring import Measured, Task, measure
 from recon.pipeline.models import LoadedModel, load_model
 from recon.pipeline.paths import Relatives, every
-from recon.provenance import among, describe_run, fingerprint, flatten, without_members
+from recon.provenance import (
+    INITIAL,
+    among,
+    describe_run,
+    fingerprint,
+    flatten,
+    joined_members,
+    without_members,
+)  # fmt: skip
 from recon.ranks import join_ranks
 from recon.settings import Settings
+from recon.training.checkpoint import sidecar
 from recon.training.runtime import start_runtime
 
 __all__ = ["run_evaluation"]
@@ -31,6 +41,12 @@ __all__ = ["run_evaluation"]
 logger = logging.getLogger("recon")
 
 PICTURE_THREADS = 4
+# What would become of pictures that lie among the images of a run.
+INPUTS = {
+    "folder_path_test": "evaluated",
+    "folder_path_train": "trained on",
+    "folder_path_validation": "validated on",
+}
 
 
 def run_evaluation(
@@ -61,13 +77,34 @@ def run_evaluation(
     pictures = Path(settings.of("recon_output", objective))
     _check_model(path, objective)
     _check_outputs(settings, objective, book, pictures)
+    _check_sidecar(path, objective, book)
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
-    join_ranks(runtime.ranks, runtime.device)
-    model = load_model(
-        path, settings, auto_encoder, runtime, asked=asked, objective=objective, folded=True
-    )
+    with ExitStack() as stack:
+        if runtime.ranks.first:
+            # The csv stands for all three files: it is what a training would lock, too.
+            name = f"reconstruction_metrics_{objective}"
+            stack.enter_context(exclusive(book.with_suffix(".csv"), name))
+        join_ranks(runtime.ranks, runtime.device)
+        stack.enter_context(explained(settings, "batch_size_test"))
+        model = load_model(
+            path, settings, auto_encoder, runtime, asked=asked, objective=objective, folded=True
+        )
+        summary = _evaluate(settings, model, datasets, path, book, pictures)
+    logger.info("Workbook: %s\nCsv: %s\nPictures: %s", book, book.with_suffix(".csv"), pictures)
+    return summary
+
+
+def _evaluate(
+    settings: Settings,
+    model: LoadedModel,
+    datasets: Datasets,
+    path: Path,
+    book: Path,
+    pictures: Path,
+) -> Summary:
+    """Measure the test images, write everything, and tell what came out."""
     dataset = open_folder(
         datasets, "folder_path_test", settings.folder_path_test, model.preparation
     )
@@ -81,7 +118,6 @@ def run_evaluation(
     _report(summary)
     sweep_noise(task)
     write_generated(task)
-    logger.info("Workbook: %s\nCsv: %s\nPictures: %s", book, book.with_suffix(".csv"), pictures)
     return summary
 
 
@@ -95,20 +131,33 @@ def _check_model(path: Path, objective: str) -> None:
 
 
 def _check_outputs(settings: Settings, objective: str, book: Path, pictures: Path) -> None:
-    test = Path(settings.folder_path_test).resolve()
-    if pictures.resolve().is_relative_to(test):
-        raise UserError(
-            f"recon_output_{objective} must not lie in folder_path_test, got {str(pictures)!r}: "
-            f"the pictures would be evaluated the next time"
-        )
-    if settings.noise_sweep and book.resolve().is_relative_to(test):
-        raise UserError(
-            f"reconstruction_metrics_{objective} must not lie in folder_path_test, got "
-            f"{str(book)!r}: the curves of noise_sweep would be evaluated the next time"
-        )
+    for setting, fate in INPUTS.items():
+        if not (folder := getattr(settings, setting)):
+            continue
+        images = Path(folder).resolve()
+        if pictures.resolve().is_relative_to(images):
+            raise UserError(
+                f"recon_output_{objective} must not lie in {setting}, got {str(pictures)!r}: the "
+                f"pictures would be {fate} the next time; choose another folder"
+            )
+        if settings.noise_sweep and book.resolve().is_relative_to(images):
+            raise UserError(
+                f"reconstruction_metrics_{objective} must not lie in {setting}, got "
+                f"{str(book)!r}: the curves of noise_sweep would be {fate} the next time; choose "
+                f"another folder"
+            )
     for suffix in (book.suffix, ".csv", ".json"):
         check_target(book.with_suffix(suffix), f"reconstruction_metrics_{objective}")
     check_writable(pictures, f"recon_output_{objective}")
+
+
+def _check_sidecar(path: Path, objective: str, book: Path) -> None:
+    """Keep the record of the model from being replaced by the one of its evaluation."""
+    if book.with_suffix(".json").resolve() == sidecar(path).resolve():
+        raise UserError(
+            f"reconstruction_metrics_{objective} must not bear the name of the model, got "
+            f"{str(book)!r}: {sidecar(path).name} tells what the model is; choose another name"
+        )
 
 
 def _write_results(task: Task) -> tuple[Summary, list[str]]:
@@ -185,7 +234,8 @@ def _run_record(task: Task, summary: Summary, unreadable: list[str]) -> dict[str
 
 def _trained_on(model: LoadedModel, dataset: FolderDataset) -> int | str:
     """How many of the images the model was trained on, where its record can tell."""
-    known = model.provenance.get("data", {}).get("train", {}).get("members")
+    data = model.provenance.get("data", {})
+    known = joined_members(data.get(part, {}).get("members") for part in ("train", INITIAL))
     if known is None:
         return "not recorded"
     count = among(every(dataset.paths), known)

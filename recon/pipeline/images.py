@@ -18,7 +18,7 @@ from recon.models.preparation import IntensityRange, Preparation
 from recon.pipeline.models import preparation_of
 from recon.pipeline.paths import Paths, Relatives, every
 from recon.pipeline.splitting import split_off, write_split
-from recon.provenance import fingerprint, members
+from recon.provenance import fingerprint, members, shared_members
 from recon.settings import Settings
 from recon.training.runtime import Runtime
 from recon.training.trainer import Split
@@ -121,6 +121,8 @@ def training_data(
     datasets: Datasets,
     runtime: Runtime,
     checkpoints: Path,
+    *,
+    resumed: bool,
 ) -> TrainingData:
     """Training images, and validation images if there are any.
 
@@ -130,6 +132,7 @@ def training_data(
         datasets: `datasets.ImageFolderDataset`.
         runtime: Of the run.
         checkpoints: Folder where a resumed run finds its split.
+        resumed: Whether this is one.
 
     Raises:
         UserError: If images are missing or cannot be split as asked.
@@ -142,7 +145,7 @@ def training_data(
         train = whole
         held_out = _validation_folder(settings, datasets, preparation)
     else:
-        kept, aside = split_off(whole.paths, settings, checkpoints)
+        kept, aside = split_off(whole.paths, settings, checkpoints, resumed=resumed)
         keep = partial(write_split, whole.paths, settings, aside, checkpoints)
         part = partial(open_folder, datasets, "folder_path_train", folder, preparation)
         train = part(paths=whole.paths.select(kept))
@@ -153,6 +156,7 @@ def training_data(
     validation = None
     if held_out is not None:
         record["validation"] = _describe(held_out.paths)
+        _comment_on_copies(record)
         validation = _load(held_out, settings, runtime, shuffled=False)
     return TrainingData(_load(train, settings, runtime, shuffled=True), validation, record, keep)
 
@@ -170,6 +174,18 @@ def _validation_folder(
     return open_folder(
         datasets, "folder_path_validation", settings.folder_path_validation, preparation
     )
+
+
+def _comment_on_copies(record: dict[str, Any]) -> None:
+    """Say how many validation images are also trained on, under whatever name."""
+    copies = shared_members(record["train"]["members"], record["validation"]["members"])
+    if copies:
+        logger.warning(
+            "%d of the %d validation images are byte for byte among those to train on: validation "
+            "flatters; Check_images.py lists them",
+            copies,
+            record["validation"]["images"],
+        )
 
 
 def _describe(paths: Paths) -> dict[str, Any]:

@@ -23,13 +23,16 @@ SPLIT = "validation_split.json"
 ODD_SHARE = 2.0  # a validation part so many times what was asked for is worth a word
 
 
-def split_off(paths: Paths, settings: Settings, folder: Path) -> tuple[Indices, Indices]:
+def split_off(
+    paths: Paths, settings: Settings, folder: Path, *, resumed: bool
+) -> tuple[Indices, Indices]:
     """Choose the validation images, or those that the run has chosen before.
 
     Args:
         paths: Of all images.
         settings: Of the run.
-        folder: Where `write_split` has put the choice, if the run is resumed.
+        folder: Where `write_split` has put the choice of a resumed run.
+        resumed: Whether this is one.
 
     Returns:
         Indices to train on and for validation.
@@ -38,7 +41,7 @@ def split_off(paths: Paths, settings: Settings, folder: Path) -> tuple[Indices, 
         UserError: If the images cannot be split as asked, or a choice does not fit them.
     """
     file = folder / SPLIT
-    if settings.resume and file.is_file():
+    if resumed and file.is_file():
         kept, aside = _read(file, paths)
     else:
         kept, aside = _choose(paths, settings)

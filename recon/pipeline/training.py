@@ -20,7 +20,7 @@ from recon.pipeline.explaining import explained
 from recon.pipeline.images import Datasets, report_unreadable
 from recon.pipeline.models import architecture_of, options_of, preparation_of
 from recon.pipeline.splitting import SPLIT
-from recon.provenance import describe_run, without_members
+from recon.provenance import INITIAL, describe_run, without_members
 from recon.ranks import join_ranks
 from recon.settings import Settings
 from recon.training.keeper import Keeper, restore
@@ -68,6 +68,7 @@ def run_training(
     loss_file = Path(settings.of("training_loss_file", objective))
     check_writable(folder, f"model_saved_location_{objective}")
     check_target(loss_file, f"training_loss_file_{objective}")
+    _check_place(loss_file, settings, objective)
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
@@ -107,6 +108,8 @@ def _start(
     keeper = _keeper(settings, objective, trainer, data.record)
     if found is not None:
         _resume(trainer, keeper, *found)
+        before = found[1]["provenance"]["data"]
+        data.record.update({part: before[part] for part in (INITIAL,) if part in before})
     _check_readable(trainer)
     tracking = _tracking(settings, objective, trainer, keeper)
     if found is None:
@@ -114,6 +117,14 @@ def _start(
     if runtime.ranks.first:
         data.write_split()
     return trainer, keeper, tracking
+
+
+def _check_place(loss_file: Path, settings: Settings, objective: str) -> None:
+    if loss_file.resolve().is_relative_to(Path(settings.folder_path_train).resolve()):
+        raise UserError(
+            f"training_loss_file_{objective} must lie outside folder_path_train, got "
+            f"{str(loss_file)!r}: its curve would be trained on the next time"
+        )
 
 
 def _check_readable(trainer: Trainer) -> None:

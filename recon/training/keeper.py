@@ -96,6 +96,7 @@ class Keeper:
         if state.step > 0 or not state.history:
             return
         write_log(self.loss_file, state.history)
+        write_json(sidecar(self.loss_file), self._record(trainer))
         if state.epoch % self.interval == 0:
             kept = self.folder / epoch_name(state.epoch)
             if not (kept.is_file() and kept.samefile(checkpoint)):
@@ -112,8 +113,6 @@ class Keeper:
     def finish(self, trainer: Trainer) -> Path:
         """Write the log, the curve and the final model; return the model's path."""
         if trainer.ranks.first:
-            write_log(self.loss_file, trainer.state.history)
-            write_json(sidecar(self.loss_file), self._record(trainer))
             self.draw(as_columns(trainer.state.history), self.curve)
             self._save_model(trainer, "Final")
         trainer.ranks.gather(None)

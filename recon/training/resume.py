@@ -55,18 +55,24 @@ def find_checkpoint(resume: str, folder: Path) -> tuple[Path, dict[str, Any]] | 
         Its path and content, or None to start anew.
 
     Raises:
-        UserError: If a path is given and cannot be resumed.
+        UserError: If a path is given and cannot be resumed, or there are checkpoints of which none
+            can be read: starting anew would write over them.
     """
     if not resume:
         return None
     if resume != "auto":
         return Path(resume), read_checkpoint(Path(resume))
-    for path in (folder / LAST, *kept_checkpoints(folder)):
-        if path.is_file():
-            try:
-                return path, read_checkpoint(path)
-            except UserError as error:
-                logger.warning("Passed over: %s", error)
+    found = [path for path in (folder / LAST, *kept_checkpoints(folder)) if path.is_file()]
+    for path in found:
+        try:
+            return path, read_checkpoint(path)
+        except UserError as error:
+            logger.warning("Passed over: %s", error)
+    if found:
+        raise UserError(
+            f"resume = 'auto' must find a checkpoint that can be read, got {len(found)} in "
+            f"{folder} that cannot; mend or remove them, or start anew with resume = ''"
+        )
     logger.info("Nothing to resume in %s: starting anew", folder)
     return None
 
