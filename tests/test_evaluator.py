@@ -58,6 +58,17 @@ def test_no_two_images_share_a_picture() -> None:
         assert len(set(names_of(chosen))) == 6, chosen
 
 
+def test_no_picture_is_called_like_a_folder_of_images() -> None:
+    folder = "a/1_comparison.png"
+    paths = ["a/1.png", f"{folder}/1.png", f"{folder}/2_comparison.png/x.png", f"{folder}/2.png"]
+    names = names_of(paths)
+    assert len(set(names)) == 4
+    assert names[1] == f"{folder}/1_comparison.png"
+    assert not {folder, f"{folder}/2_comparison.png"} & set(names)
+    assert names_of(paths[::-1]) == names[::-1]
+    assert all(name.endswith("_comparison.png") for name in names)
+
+
 def test_names_do_not_depend_on_the_order_of_the_images() -> None:
     paths = ["a/1.png", "a/1.jpg", "a/1.png.jpg", "b/1.png"]
     forward = dict(zip(paths, names_of(paths), strict=True))

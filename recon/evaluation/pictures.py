@@ -180,7 +180,8 @@ def picture_names(relative: Callable[[int], str], count: int) -> Callable[[int],
     """Name the picture of each image so that no two are the same.
 
     `a/1.png` gives `a/1_comparison.png`. Where a folder also holds `1.jpg`, each keeps its
-    extension: `a/1.png_comparison.png`.
+    extension: `a/1.png_comparison.png`. Where a folder of images is called like the picture, a hash
+    of the image's path is added.
 
     Args:
         relative: Path of an image below its folder, by its index.
@@ -193,12 +194,23 @@ def picture_names(relative: Callable[[int], str], count: int) -> Callable[[int],
     # A stem is also taken where a file bears it as its whole name: 1.png beside 1.png.jpg.
     shared = set(values[(counts > 1) | np.isin(values, paths)].tolist())
 
+    folders = {folder for i in range(count) for folder in _taken(relative(i))}
+
     def name(index: int) -> str:
         path = relative(index)
         base = path if _hash(_stem(path)) in shared else _stem(path)
-        return _shortened(base)
+        while (picture := _shortened(base)) in folders:
+            base = f"{base}_{_hash(base):016x}"
+        return picture
 
     return name
+
+
+def _taken(path: str) -> list[str]:
+    """The folders of an image that are called like a picture."""
+    if SUFFIX not in path:  # Of a million images nearly all.
+        return []
+    return [str(folder) for folder in PurePath(path).parents if folder.name.endswith(SUFFIX)]
 
 
 def _stem(path: str) -> str:
