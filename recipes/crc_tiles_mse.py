@@ -5,10 +5,10 @@
 
 Data: 256x256 tiles, one folder below TILES for each slide or laboratory; 1 517 of them for the
 shipped model (see sample_models/README.md).
-Result: PSNR 26.7 dB and SSIM 0.80 on held-out images, 28.4 dB and 0.84 on another patient. The
-shipped MSE model had two more epochs, from the shipped SSIM model: 27.3 dB and 0.84, 28.9 dB and
-0.87.
-Time: about 35 minutes on two cores (AMD EPYC with AVX-512 bf16) that do nothing else.
+Result: after ten epochs PSNR 32.4 dB and SSIM 0.933 on held-out images, 34.5 dB and 0.944 on another
+patient. The shipped MSE model had two more epochs (--num_epochs 2 --learning_rate 2e-3), from the
+shipped SSIM model: 33.5 dB and 0.950, 35.7 dB and 0.959.
+Time: 4 minutes for an epoch on two cores (AMD EPYC with AVX-512 bf16) that do nothing else.
 """
 
 model_saved_location_mse = "checkpoints/crc_tiles_mse"
@@ -18,7 +18,7 @@ model_path_mse = "checkpoints/crc_tiles_mse/Final_Model_AE_MSE.pth"
 crop_size = 128
 batch_size_train = 16
 images_per_epoch = 6400
-num_epochs = 12
+num_epochs = 10
 balance_folders = True
 optimizer = "muon"
 learning_rate = 4e-3
