@@ -5,7 +5,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 # A short run on the images that ship; `make train TRAIN_FLAGS="..."` changes it.
-TRAIN_FLAGS ?= --num_epochs 28 --images_per_epoch 240 --batch_size_train 8 \
+TRAIN_FLAGS ?= --num_epochs 20 --images_per_epoch 240 --batch_size_train 8 \
 	--balance_folders True
 
 .PHONY: help train test test-gpu lint bench reliability notebook clean
