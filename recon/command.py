@@ -8,7 +8,7 @@ import signal
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType, ModuleType
 from typing import Any, TextIO
 
@@ -52,6 +52,7 @@ def run_command(
         The job's exit code, 0 if it returns none; 2 after an error that the user can put right,
         told in one line on stderr; 130 or 143 after Ctrl-C or SIGTERM.
     """
+    _open_streams()
     _log_to_console()
     try:
         with _sigterm_as_error():
@@ -91,19 +92,50 @@ def _sigterm_as_error() -> Iterator[None]:
 
 
 def _refuse(message: str, code: int = USER_ERROR) -> int:
-    sys.stderr.write(f"error: {' '.join(message.split())}\n")
+    with suppress(OSError):  # Where nothing can be told, the code tells it.
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
     return code
 
 
 class _Console(logging.StreamHandler[TextIO]):
-    """Falls silent where nobody reads any more, as in `| head`: the run itself goes on."""
+    """Falls silent where nothing can be written any more: the run itself goes on.
+
+    As in `| head`, and where the log goes to a full disk.
+    """
 
     def handleError(self, record: logging.LogRecord) -> None:  # noqa: N802 - logging's name
-        """Take the place of a broken pipe, and leave all other errors to logging."""
-        if isinstance(sys.exc_info()[1], BrokenPipeError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
-        else:
+        """Take the place of what cannot be written to; leave all other errors to logging."""
+        error = sys.exc_info()[1]
+        if not isinstance(error, OSError):
             super().handleError(record)
+            return
+        if not isinstance(error, BrokenPipeError):
+            with suppress(OSError):
+                sys.stderr.write(f"warning: the log ends here: {error.strerror}: stdout\n")
+        os.dup2(os.open(os.devnull, os.O_WRONLY), self.stream.fileno())
+
+
+def _open_streams() -> None:
+    """Put nothing in the place of standard streams that the process began without.
+
+    Otherwise the next file that is opened takes their number, and what a library says lands in it.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        stream = getattr(sys, name)
+        if stream is None or getattr(stream, "closed", False):
+            _occupy(number)
+            setattr(sys, name, open(os.devnull, "w" if number else "r", encoding="utf-8"))  # noqa: PTH123, SIM115
+
+
+def _occupy(number: int) -> None:
+    try:
+        os.fstat(number)
+    except OSError:
+        descriptor = os.open(os.devnull, os.O_RDWR)
+        if descriptor != number:
+            os.dup2(descriptor, number)
+            os.close(descriptor)
+        os.set_inheritable(number, True)
 
 
 def _log_to_console() -> None:

@@ -208,3 +208,39 @@ def test_a_name_that_is_no_text_reaches_the_console_escaped() -> None:
         check=True,
     )
     assert (ended.stdout, ended.stderr) == (b"caf\\udce9.png\n", b"")
+
+
+@pytest.mark.parametrize("closed", ["<&-", "<&- >&-", "<&- >&- 2>&-"])
+def test_a_run_without_standard_streams_goes_on(closed: str, tmp_path: Path) -> None:
+    """And no file that it opens takes their numbers."""
+    program = (
+        "import logging, sys; from tqdm import tqdm; from recon.command import run_command\n"
+        "def job(*_):\n"
+        "    logging.getLogger('recon').info('a line')\n"
+        "    sys.stdout.write('out'), sys.stderr.write('err')\n"
+        "    list(tqdm([1], disable=None))\n"
+        f"    with open({str(tmp_path / 'file')!r}, 'w') as file: file.write(str(file.fileno()))\n"
+        "    return 7\n"
+        "sys.exit(run_command({}, ['--GPUs', ''], job))"
+    )
+    command = f"{shlex.quote(sys.executable)} -c {shlex.quote(program)} {closed}"
+    assert subprocess.run(command, shell=True, capture_output=True, check=False).returncode == 7
+    assert int((tmp_path / "file").read_text()) > 2
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_log_that_cannot_be_written_ends_in_one_line_and_the_run_goes_on() -> None:
+    program = (
+        "import logging, sys; from recon.command import run_command\n"
+        "def job(*_):\n"
+        "    for number in range(100): logging.getLogger('recon').info('line %d', number)\n"
+        "    return 7\n"
+        "sys.exit(run_command({}, ['--GPUs', ''], job))"
+    )
+    with Path("/dev/full").open("w") as full:
+        ended = subprocess.run(
+            [sys.executable, "-c", program],
+            stdout=full, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+    assert ended.returncode == 7
+    assert ended.stderr == "warning: the log ends here: No space left on device: stdout\n"

@@ -5,6 +5,7 @@ from typing import NoReturn
 from tqdm import tqdm
 
 from recon.ranks import Ranks
+from recon.training.meter import bar_hidden
 
 __all__ = ["progress_bar"]
 
@@ -18,5 +19,5 @@ def progress_bar(ranks: Ranks, title: str, total: int, done: int = 0) -> "tqdm[N
         total: Images.
         done: Images that are done already.
     """
-    hidden = None if ranks.first else True  # None: tqdm looks for a terminal.
+    hidden = bar_hidden(first=ranks.first)
     return tqdm(total=total, initial=done, desc=title, unit="image", leave=False, disable=hidden)

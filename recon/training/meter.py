@@ -1,6 +1,7 @@
 """The sums of an epoch, and the bar that shows them."""
 
 import math
+import sys
 import time
 from collections.abc import Sequence
 from typing import NamedTuple
@@ -14,7 +15,7 @@ from recon.training.runtime import Runtime
 from recon.training.state import RunState
 from recon.training.sums import Sums
 
-__all__ = ["Losses", "Meter", "not_finite"]
+__all__ = ["Losses", "Meter", "bar_hidden", "not_finite"]
 
 GPU_CHECK_INTERVAL = 20  # steps between looks at the loss, each of which waits for the GPU
 
@@ -61,7 +62,7 @@ class Meter:
             desc=title,
             unit="step",
             leave=False,
-            disable=None if runtime.ranks.first else True,
+            disable=bar_hidden(first=runtime.ranks.first),
         )
 
     def add(self, losses: Losses) -> None:
@@ -103,6 +104,14 @@ class Meter:
                 f"loss {sums.loss / sums.images:.4f}, {rate:.1f} images/s",
                 refresh=False,
             )
+
+
+def bar_hidden(*, first: bool) -> bool:
+    """Whether a bar has no place: not on the first rank, or where no terminal is."""
+    stream = sys.stderr  # None under pythonw, and where the process began without it.
+    if not first or stream is None or getattr(stream, "closed", False):
+        return True
+    return hasattr(stream, "isatty") and not stream.isatty()
 
 
 def not_finite(epoch: int, step: int) -> UserError:
