@@ -16,6 +16,7 @@ from PIL import Image
 import Check_images
 from recon.evaluation import image_check
 from recon.evaluation.image_check import CHECK_COLUMNS
+from recon.files import exclusive
 
 EDGE = 48
 
@@ -367,3 +368,13 @@ def test_the_result_does_not_depend_on_the_number_of_processes(
     alone = (folder / "out/check.csv").read_bytes()
     check(num_workers=2)
     assert (folder / "out/check.csv").read_bytes() == alone
+
+
+def test_a_second_check_into_one_workbook_is_refused(
+    check: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "out").mkdir()
+    with exclusive(folder / "out/check.csv", "image_check_file"):
+        assert check() == 2
+    assert "image_check_file must be a file of its own" in capsys.readouterr().err
+    assert check() == 0

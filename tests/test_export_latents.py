@@ -349,3 +349,14 @@ def test_two_ranks_write_what_one_writes(export: Callable[..., pd.DataFrame], pl
     assert done.returncode == 0, done.stderr
     assert pd.read_csv(place / "two/features.csv").equals(alone)
     assert done.stdout.count("Latents: ") == 1
+
+
+def test_memory_that_runs_out_ends_an_export_in_one_line(
+    export: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: Any) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr(exporting, "_encode", fail)
+    with pytest.raises(UserError, match="try --batch_size_test 1"):
+        export()

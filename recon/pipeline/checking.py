@@ -16,12 +16,13 @@ from recon.data.inspection import Facts, inspect_image, lost_image
 from recon.data.processes import map_isolated
 from recon.evaluation.image_check import CheckedImage, write_image_check
 from recon.evaluation.records import visible
-from recon.files import check_target
+from recon.files import check_target, exclusive
 from recon.models.preparation import IntensityRange
 from recon.pipeline.images import LISTED, Datasets, open_folder, reading_of
 from recon.pipeline.models import edges, preparation_of
 from recon.provenance import describe_run, flatten
 from recon.settings import Settings
+from recon.training.meter import bar_hidden
 
 __all__ = ["run_check"]
 
@@ -70,7 +71,13 @@ def run_check(settings: Settings, datasets: Datasets, read_image: Reader) -> int
         UserError: For anything that the user can put right.
     """
     book = Path(settings.image_check_file)
-    check_target(book, "image_check_file")
+    for path in (book, book.with_suffix(".csv")):
+        check_target(path, "image_check_file")
+    with exclusive(book.with_suffix(".csv"), "image_check_file"):
+        return _check(settings, datasets, read_image, book)
+
+
+def _check(settings: Settings, datasets: Datasets, read_image: Reader, book: Path) -> int:
     sets = _inspect(settings, datasets, read_image)
     findings = find(sets, edges(settings.tile_size))
     for images in sets:
@@ -101,7 +108,8 @@ def _inspect(settings: Settings, datasets: Datasets, read_image: Reader) -> list
         lost=lost_image,
     )
     total = sum(len(of_set) for _, of_set in opened)
-    looked = list(tqdm(facts, "Checking", total, leave=False, disable=None, unit="image"))
+    hidden = bar_hidden(first=True)
+    looked = list(tqdm(facts, "Checking", total, leave=False, disable=hidden, unit="image"))
     place, sets = 0, []
     for name, of_set in opened:
         end = place + len(of_set)

@@ -18,6 +18,7 @@ from recon.errors import UserError
 from recon.evaluation.records import visible
 from recon.files import check_target, check_writable, exclusive, replacing_all, spell_json
 from recon.models.registry import Builder
+from recon.pipeline.explaining import explained
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
 from recon.pipeline.models import LoadedModel, load_model
 from recon.pipeline.paths import Relatives
@@ -25,7 +26,7 @@ from recon.pipeline.progress import progress_bar
 from recon.provenance import describe_run, fingerprint
 from recon.ranks import join_ranks
 from recon.settings import Settings
-from recon.training.runtime import start_runtime, unwrap
+from recon.training.runtime import Runtime, start_runtime, unwrap
 
 __all__ = ["run_export"]
 
@@ -63,6 +64,19 @@ def run_export(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
     join_ranks(runtime.ranks, runtime.device)
+    with explained(settings, "batch_size_test"):
+        _export(settings, auto_encoder, datasets, runtime, target, asked)
+    return target
+
+
+def _export(
+    settings: Settings,
+    auto_encoder: Builder,
+    datasets: Datasets,
+    runtime: Runtime,
+    target: Path,
+    asked: frozenset[str],
+) -> None:
     path = Path(settings.model_path_latents)
     model = _encoder_of(load_model(path, settings, auto_encoder, runtime, asked=asked), settings)
     folder = settings.folder_path_latents
@@ -73,7 +87,6 @@ def run_export(
     else:
         for _ in _encoded(model, dataset, settings, _agree(model, 0)):
             pass
-    return target
 
 
 def _encoder_of(model: LoadedModel, settings: Settings) -> LoadedModel:
