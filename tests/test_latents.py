@@ -1,8 +1,11 @@
 """What encoders keep, rows on disk, and the tables that they become."""
 
 import csv
+import io
+import json
 import os
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -134,6 +137,13 @@ def test_an_npz_holds_features_in_their_shape_and_paths(
     assert found["file_path"].tolist() == ["ü0.png", "ü2.png", "ü4.png", "ü6.png"]
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs the device that is always full")
+def test_a_disk_that_is_full_is_an_oserror(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(tempfile, "TemporaryFile", lambda **_: io.FileIO("/dev/full", "w"))
+    with pytest.raises(OSError, match="No space left"):
+        written(tmp_path, ".npz", table(numbers(4, 3)))
+
+
 def test_an_npz_calls_code_numbers_codes(tmp_path: Path) -> None:
     codes = np.arange(18).reshape(2, 3, 3)
     found = np.load(written(tmp_path, ".npz", table(codes)), allow_pickle=False)
@@ -224,6 +234,31 @@ def test_damage_starts_anew(tmp_path: Path, damage: str) -> None:
         rows.unlink()
     else:
         progress.write_text("{" if damage == "no json" else "[1]")
+    with LatentStore(tmp_path, {}) as store:
+        assert store.progress == latent_files.Progress()
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"images": "4"}, {"images": -1}, {"rows": -3}, {"rows": 9}, {"rows": None},
+        {"row": None}, {"row": ["O", [2]]}, {"row": ["<f4", [-2]]}, {"row": ["<f4", "2"]},
+        {"row": [[], [2]]}, {"unreadable": 3}, {"unreadable": [3]}, {"unreadable": "text"},
+        {"belongs": None},
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_record_of_another_form_starts_anew(tmp_path: Path, change: dict[str, Any]) -> None:
+    fill(tmp_path, {})
+    progress = tmp_path / latent_files.PROGRESS
+    progress.write_text(json.dumps(json.loads(progress.read_text()) | change))
+    with LatentStore(tmp_path, {}) as store:
+        assert store.progress == latent_files.Progress()
+
+
+def test_a_record_that_is_nested_too_deeply_starts_anew(tmp_path: Path) -> None:
+    fill(tmp_path, {})
+    (tmp_path / latent_files.PROGRESS).write_text("[" * 200_000)
     with LatentStore(tmp_path, {}) as store:
         assert store.progress == latent_files.Progress()
 

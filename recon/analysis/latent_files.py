@@ -26,6 +26,7 @@ __all__ = ["LatentStore", "Part", "Progress", "Table", "check_format", "write_ta
 logger = logging.getLogger("recon")
 
 ROWS, PROGRESS = "rows.bin", "progress.json"
+KINDS = ("<f4", "<i8")  # of the numbers in a row
 INTERVAL = 5.0  # seconds of work that a power cut may cost
 BLOCK = 1 << 20  # bytes of numbers that are spelt out at a time
 GROUP = 1 << 26  # bytes in a row group of a Parquet file: small ones swell its index
@@ -148,12 +149,11 @@ class LatentStore:
         path = self.folder / PROGRESS
         try:
             record = json.loads(path.read_text(encoding="utf-8"))
-            row = record["row"] and (str(record["row"][0]), tuple(record["row"][1]))
-            found = Progress(record["images"], record["rows"], tuple(record["unreadable"]), row)
+            found = _progress_of(record)
             is_whole = (self.folder / ROWS).stat().st_size >= self._size(found)
         except FileNotFoundError:
             return Progress()
-        except (ValueError, LookupError, TypeError) as error:
+        except (ValueError, LookupError, TypeError, OverflowError, RecursionError) as error:
             logger.warning("Starting anew: %s is damaged (%s)", path, error)
             return Progress()
         if not is_whole or record.get("belongs") != self.belongs:
@@ -172,6 +172,19 @@ class LatentStore:
         os.fsync(self._file.fileno())
         write_json(self.folder / PROGRESS, {"belongs": self.belongs, **self.progress._asdict()})
         self._kept = time.monotonic()
+
+
+def _progress_of(record: Mapping[str, Any]) -> Progress:
+    """Read back what a store has kept."""
+    images, rows, unreadable = record["images"], record["rows"], record["unreadable"]
+    row = record["row"] and (record["row"][0], tuple(record["row"][1]))
+    if row and not (row[0] in KINDS and all(type(edge) is int and edge > 0 for edge in row[1])):
+        raise ValueError(f"rows must be of {' or '.join(KINDS)}, got {row}")
+    if not (type(images) is type(rows) is int and 0 <= rows <= images and (row or not rows)):
+        raise ValueError(f"rows must be 0 to the number of images, got {rows} of {images}")
+    if not (isinstance(unreadable, list) and all(isinstance(text, str) for text in unreadable)):
+        raise ValueError(f"unreadable must be reasons, got {unreadable}")
+    return Progress(images, rows, tuple(unreadable), row or None)
 
 
 def check_format(path: Path) -> None:
@@ -218,9 +231,10 @@ def _write_npz(path: Path, table: Table) -> None:
     key = "features" if np.issubdtype(table.latents.dtype, np.floating) else "codes"
     width = max(len(table.name_of(image)) for image in table.images)
     with path.open("wb") as file, tempfile.TemporaryFile(dir=path.parent) as scratch:
-        names = np.memmap(scratch, f"<U{width}", "w+", shape=(len(table.images),))
-        for place, image in enumerate(table.images):
-            names[place] = table.name_of(image)
+        for image in table.images:  # Written, not mapped: a full disk would end the process.
+            scratch.write(np.array(table.name_of(image), f"<U{width}").tobytes())
+        scratch.flush()
+        names = np.memmap(scratch, f"<U{width}", "r", shape=(len(table.images),))
         arrays: dict[str, Any] = {key: table.latents, "file_path": names}
         np.savez(file, **arrays)
 
