@@ -1,4 +1,5 @@
 import json
+import math
 from typing import Any
 
 import numpy as np
@@ -142,6 +143,15 @@ def test_a_record_that_lacks_a_name_is_an_error(name: str) -> None:
         {"slice_axis": None},
         {"intensity_range": [0.0]},
         {"intensity_range": ["low", "high"]},
+        {"intensity_range": [0.0, math.inf]},
+        {"intensity_range": [math.nan, 1.0]},
+        {"intensity_range": [9.0, 1.0]},
+        {"intensity_range": [1.0, 1.0]},
+        {"tile_size": [0, 64]},
+        {"tile_size": [64, 200_000]},
+        {"tile_size": [64, math.inf]},
+        {"channels": math.inf},
+        {"channels": 0},
     ],
     ids=str,
 )

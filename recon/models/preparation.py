@@ -1,7 +1,8 @@
 """How images are prepared for a network: stored with its weights, so that no use can differ."""
 
+import math
 from collections.abc import Mapping
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal, NamedTuple, cast
 
 from torch import Tensor
 
@@ -13,6 +14,7 @@ IntensityRange = tuple[float, float] | Literal["image"] | None
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 NORMALIZATIONS = ("imagenet", "zscore", "none")
+LARGEST_EDGE = 65535  # pixels: what JPEG can hold, and more than any network is fed
 FLAT = 1e-6  # a deviation below it is rounding: images become nearly 0, not noise or NaN
 
 
@@ -55,19 +57,36 @@ class Preparation(NamedTuple):
             ValueError: If the record is not one of a preparation.
         """
         try:
-            height, width = record["tile_size"]
-            span = record["intensity_range"]
+            height, width = map(_checked_edge, record["tile_size"])
+            channels = int(record["channels"])
+            if channels < 1:
+                raise ValueError(f"channels must be at least 1, got {channels}")
             if record["input_normalization"] not in NORMALIZATIONS:
                 raise ValueError(f"unknown input_normalization {record['input_normalization']!r}")
             slice_axis = int(record.get("slice_axis", 2))  # older records hold no volumes
             if slice_axis not in (0, 1, 2):
                 raise ValueError(f"slice_axis must be 0, 1 or 2, got {slice_axis}")
             return cls(
-                (int(height), int(width)),
-                int(record["channels"]),
+                (height, width),
+                channels,
                 str(record["input_normalization"]),
-                span if span in (None, "image") else (float(span[0]), float(span[1])),
+                _checked_range(record["intensity_range"]),
                 slice_axis,
             )
-        except (LookupError, TypeError, ValueError) as error:
+        except (LookupError, TypeError, ValueError, OverflowError) as error:
             raise ValueError(f"not a record of an input preparation: {error!r}") from None
+
+
+def _checked_edge(edge: Any) -> int:
+    if not 1 <= edge <= LARGEST_EDGE:
+        raise ValueError(f"tile_size must be 1 to {LARGEST_EDGE} pixels, got {edge}")
+    return int(edge)
+
+
+def _checked_range(span: Any) -> IntensityRange:
+    if span is None or (isinstance(span, str) and span == "image"):
+        return cast(IntensityRange, span)
+    lowest, highest = map(float, span)
+    if not -math.inf < lowest < highest < math.inf:
+        raise ValueError(f"intensity_range must be (lowest, highest), got {span}")
+    return lowest, highest

@@ -1,6 +1,7 @@
 """Open a trained model as it was trained."""
 
 import logging
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,9 +12,10 @@ from recon.errors import UserError
 from recon.models.folding import fold_normalizations
 from recon.models.output import Output, joined, reconstruct
 from recon.models.preparation import Preparation
-from recon.models.registry import Builder, Form, Options, build_model
+from recon.models.registry import BUILDERS, Builder, Form, Options, build_model
 from recon.settings import Settings, Size
-from recon.training.checkpoint import hash_weights, load_strictly, read_model_file
+from recon.sources import Source, merge
+from recon.training.checkpoint import check_shapes, hash_weights, load_strictly, read_model_file
 from recon.training.runtime import Runtime
 
 __all__ = [
@@ -29,6 +31,11 @@ __all__ = [
 logger = logging.getLogger("recon")
 
 CHANNELS = {"rgb": 3, "grey": 1}
+# More than any network has that was trained: what a spoilt record asks for may take hours.
+MOST = {"residual_blocks": 1000}
+MOST_NUMBERS = 2**24  # for every other whole number of a network
+PREPARED = ("tile_size", "input_normalization", "intensity_range", "slice_axis")
+MEND = "mend or remove the model's record"
 OWN_ARCHITECTURE = {"vae": "vae", "vqvae": "vqvae"}  # objectives that are one with their network
 
 
@@ -134,7 +141,11 @@ def load_model(
     weights, provenance = read_model_file(path)
     preparation = _reconcile(path, provenance, settings, asked)
     architecture, options = _network_of(path, provenance, settings, asked, objective)
-    model = build_model(architecture, form_of(preparation), options, auto_encoder)
+    form = form_of(preparation)
+    if architecture in BUILDERS:  # First without memory, of which a spoilt record may ask any.
+        with torch.device("meta"):
+            check_shapes(build_model(architecture, form, options, auto_encoder), weights, path)
+    model = build_model(architecture, form, options, auto_encoder)
     load_strictly(model, weights, path)
     model = runtime.place(fold_normalizations(model.eval()) if folded else model)
     model = runtime.spread(model, compile_model=settings.compile_model, learns=False).eval()
@@ -151,18 +162,36 @@ def _network_of(
 ) -> tuple[str, Options]:
     """Name and options of the network in a file: its record's, or else the settings'."""
     recorded = dict(provenance.get("network", {}))
+    _check_network(path, recorded)
     if "architecture" in provenance:
-        recorded["architecture"] = str(provenance["architecture"])
+        recorded["architecture"] = provenance["architecture"]
+        _check_recorded(path, {"architecture": provenance["architecture"]})
     for name in sorted(asked & recorded.keys()):
         if getattr(settings, name) != recorded[name]:
             raise _contradiction(path, name, getattr(settings, name), recorded[name])
     usual = OWN_ARCHITECTURE.get(objective, settings.architecture)
     architecture = recorded.pop("architecture", usual)
+    return architecture, options_of(settings)._replace(**recorded)
+
+
+def _check_network(path: Path, recorded: Mapping[str, Any]) -> None:
+    """Refuse options that no network of this program was trained with."""
+    strange = next((name for name in recorded if name not in Options._fields), None)
+    if strange is not None:
+        raise UserError(f"{path}: not a record of a network (unknown option {strange!r})")
+    _check_recorded(path, recorded)
+    for name, value in recorded.items():
+        most = MOST.get(name, MOST_NUMBERS)
+        if isinstance(value, int) and value > most:
+            raise UserError(f"{name} must be at most {most}, got {value} in {path}; {MEND}")
+
+
+def _check_recorded(path: Path, values: Mapping[str, Any]) -> None:
+    """Hold what a model's record says against the rules of the settings of the same names."""
     try:
-        options = options_of(settings)._replace(**recorded)
-    except (TypeError, ValueError) as error:  # Which of them depends on the version of Python.
-        raise UserError(f"{path}: not a record of a network ({error})") from None
-    return architecture, options
+        merge(Settings, [Source(str(path), values)])
+    except UserError as error:
+        raise UserError(f"{' '.join(str(error).splitlines())}; {MEND}") from None
 
 
 def _contradiction(path: Path, setting: str, asked: object, found: object) -> UserError:
@@ -186,10 +215,14 @@ def _reconcile(
             settings.color_mode,
         )
         return configured
+    record = provenance["preparation"]
     try:
-        recorded = Preparation.from_record(provenance["preparation"])
+        _check_recorded(path, {name: record[name] for name in PREPARED if name in record})
+        recorded = Preparation.from_record(record)
     except ValueError as error:
-        raise UserError(f"{path}: {error}") from None
+        raise UserError(f"{path}: {error}; {MEND}") from None
+    if recorded.channels not in CHANNELS.values():
+        raise UserError(f"channels must be 1 or 3, got {recorded.channels} in {path}; {MEND}")
     setting_of = {"channels": "color_mode"}
     for name in ("channels", "input_normalization", "intensity_range", "slice_axis"):
         setting = setting_of.get(name, name)

@@ -24,6 +24,7 @@ from recon.provenance import check_provenance
 __all__ = [
     "ModelFile",
     "Weights",
+    "check_shapes",
     "hash_weights",
     "load_strictly",
     "read_checkpoint",
@@ -158,10 +159,7 @@ def load_strictly(model: nn.Module, weights: Weights, path: Path) -> None:
     Raises:
         UserError: If a name, a shape or the kind of number differs, or a value is not finite.
     """
-    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
-    found = {name: tuple(value.shape) for name, value in weights.items()}
-    if found != expected:
-        raise UserError(f"{path} holds another network: {_difference(found, expected)}")
+    check_shapes(model, weights, path)
     own = model.state_dict()
     for name, value in weights.items():
         if _kind(value) != _kind(own[name]):
@@ -170,6 +168,18 @@ def load_strictly(model: nn.Module, weights: Weights, path: Path) -> None:
         if not torch.isfinite(value.to(own[name].dtype)).all():
             raise UserError(f"{path} is not usable: {name} holds values that are not finite")
     model.load_state_dict(weights, strict=True)
+
+
+def check_shapes(model: nn.Module, weights: Weights, path: Path) -> None:
+    """Prove that weights are those of the network by name and shape.
+
+    Raises:
+        UserError: If a name or a shape differs.
+    """
+    expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if found != expected:
+        raise UserError(f"{path} holds another network: {_difference(found, expected)}")
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
