@@ -657,3 +657,33 @@ def test_a_checkpoint_whose_parts_do_not_fit_is_refused_in_one_line(
         train(**places(tmp_path, "run"), **FULL, resume=str(tmp_path / "changed.pth"))
     assert "changed.pth" in str(caught.value)
     assert "\n" not in str(caught.value)
+
+
+STATE = ("run", "state")
+MALFORMED = [
+    _with(-5, *STATE, "epoch"), _with("1", *STATE, "epoch"), _with(True, *STATE, "epoch"),
+    _with(-1, *STATE, "step"), _with("low", *STATE, "best_loss"),
+    _with(float("nan"), *STATE, "best_loss"), _with(9, *STATE, "best_epoch"),
+    _with([], *STATE, "unreadable"), _with({"a": 3}, *STATE, "unreadable"),
+    _with([], *STATE, "history"), _with([[1, "x", 1, 1, 1, 1, 1, 1]], *STATE, "history"),
+    _with([[1, 1, 1, 1, 1, 1, 1, 1, 3]], *STATE, "history"), _with(3, *STATE, "history"),
+    _with([-1], *STATE, "sums", "codes"), _with("no", *STATE, "seconds"),
+    _with("1", "run", "average", "updates"), _with(-1, "run", "average", "updates"),
+    _with(torch.zeros(2, 7), "optimizer_state_dict", "state", 0, "exp_avg"),
+    _with("zeros", "optimizer_state_dict", "state", 0, "exp_avg"),
+    _with([2**70] * 624, "run", "random", "numpy", 1), _with({}, "provenance", "settings"),
+]  # fmt: skip
+
+
+def test_a_checkpoint_whose_state_is_malformed_is_refused_in_one_line(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    assert images.is_dir()
+    train(**places(tmp_path, "run"), **FULL, num_epochs=1)
+    for number, change in enumerate(MALFORMED):
+        content = torch.load(tmp_path / "run" / LAST, weights_only=True)
+        change(content)
+        torch.save(content, tmp_path / "changed.pth")
+        with pytest.raises(UserError, match=r"changed\.pth cannot be resumed: .+") as caught:
+            train(**places(tmp_path, "run"), **FULL, resume=str(tmp_path / "changed.pth"))
+        assert "\n" not in str(caught.value), number

@@ -221,10 +221,9 @@ def _begin(trainer: Trainer, keeper: Keeper) -> None:
 
 def _resume(trainer: Trainer, keeper: Keeper, path: Path, checkpoint: dict[str, Any]) -> None:
     saved = checkpoint["provenance"]
-    if not saved.keys() >= PARTS:
-        raise UserError(
-            f"{path} cannot be resumed: its record lacks {', '.join(sorted(PARTS - saved.keys()))}"
-        )
+    lacking = PARTS - {name for name, part in saved.items() if part}
+    if lacking:
+        raise UserError(f"{path} cannot be resumed: its record lacks {', '.join(sorted(lacking))}")
     if saved["objective"] != keeper.provenance["objective"]:
         raise UserError(
             f"{path} cannot be resumed: its objective was {saved['objective']!r}, now "

@@ -2,14 +2,16 @@
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, get_type_hints
 
 import torch
-from torch import nn
+from pydantic import Field, TypeAdapter, ValidationError
+from torch import Tensor, nn
 
 from recon.errors import UserError
 from recon.files import partial_name, publish, write_json
@@ -31,6 +33,12 @@ from recon.training.trainer import Trainer
 __all__ = ["Keeper", "restore"]
 
 logger = logging.getLogger("recon")
+
+# What comes of a checkpoint that holds other things than a run leaves.
+MALFORMED = (
+    LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError
+)  # fmt: skip
+Count = Annotated[int, Field(strict=True, ge=0)]
 
 
 @dataclass
@@ -152,7 +160,7 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None
     """
     try:
         _restore(trainer, checkpoint, path)
-    except (LookupError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+    except MALFORMED as error:
         raise UserError(
             f"{path} cannot be resumed: another version of this program wrote it ({error!r}); "
             f"start from its weights with initial_weights"
@@ -165,15 +173,47 @@ def _restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> Non
         raise ValueError("the average of the weights is of one side only")
     if trainer.average is not None and average is not None:
         load_strictly(trainer.average.module, weights, path)
+        _check_kind("updates", Count, average["updates"])
         trainer.average.updates = average["updates"]
         weights = average["last_step"]
     load_strictly(unwrap(trainer.model), weights, path)
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
+    _check_moments(trainer.optimizer)
     trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
-    trainer.state = RunState.from_record(checkpoint["run"]["state"])
+    trainer.state = _checked_state(checkpoint["run"]["state"])
     if not trainer.ranks.first:  # The first rank goes on with the sums of all.
         trainer.state.sums = Sums()
     set_random_state(checkpoint["run"]["random"])
+
+
+def _checked_state(record: dict[str, Any]) -> RunState:
+    """Read a run's state, whose values must be of their kinds and agree with each other."""
+    state = RunState.from_record(record)
+    for part in (state, state.sums):
+        for name, kind in get_type_hints(type(part)).items():
+            _check_kind(name, kind, getattr(part, name))
+    counts = [state.epoch, state.step, state.best_epoch, state.sums.images, *state.sums.codes]
+    if min(counts) < 0 or state.best_epoch > state.epoch or math.isnan(state.best_loss):
+        raise ValueError("epochs, steps and images must be at least 0, and the best loss a number")
+    if [row.epoch for row in state.history] != list(range(1, state.epoch + 1)):
+        raise ValueError(f"history must hold epochs 1 to {state.epoch}")
+    return state
+
+
+def _check_kind(name: str, kind: Any, value: object) -> None:
+    try:
+        TypeAdapter(kind).validate_python(value, strict=True)
+    except ValidationError as error:
+        raise ValueError(f"{name}: {error.errors()[0]['msg']}") from None
+
+
+def _check_moments(optimizer: torch.optim.Optimizer) -> None:
+    """Prove that what an optimiser keeps of each weight is of the weight's shape."""
+    for weight, moments in optimizer.state.items():
+        for name, value in moments.items():
+            shape = () if name == "step" else tuple(weight.shape)
+            if value is not None and not (isinstance(value, Tensor) and value.shape == shape):
+                raise ValueError(f"{name} of the optimiser must be a tensor of shape {shape}")
 
 
 def _final_weights(trainer: Trainer) -> Weights:
