@@ -208,7 +208,7 @@ def test_a_refused_run_leaves_the_one_before_it_as_it_was(
 def test_a_run_without_a_readable_image_says_why(train: Train, tmp_path: Path) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train/torn.png").write_bytes(b"no image")
-    with pytest.raises(UserError, match=r"none of the training images can be read: .*torn\.png"):
+    with pytest.raises(UserError, match=r"none of the 1 training images can be read: .*torn\.png"):
         train()
     assert not list((tmp_path / "out").glob("*.pth"))
 

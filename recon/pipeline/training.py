@@ -130,9 +130,10 @@ def _check_place(loss_file: Path, settings: Settings, objective: str) -> None:
 def _check_readable(trainer: Trainer) -> None:
     """Prove that there is an image to learn from, and one to validate with."""
     for split, title in ((trainer.train, "training"), (trainer.validation, "validation")):
-        reason = None if split is None else why_unreadable(split.loader)
-        if reason is not None:
-            raise UserError(f"none of the {title} images can be read: {reason}")
+        reason = why_unreadable(split.loader) if split is not None else None
+        if split is not None and reason is not None:
+            count = split.batches.count
+            raise UserError(f"none of the {count} {title} images can be read: {reason}")
 
 
 def _keeper(settings: Settings, objective: str, trainer: Trainer, data: dict[str, Any]) -> Keeper:
