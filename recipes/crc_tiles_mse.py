@@ -5,9 +5,9 @@
 
 Data: 256x256 tiles, one folder below TILES for each slide or laboratory; 1 517 of them for the
 shipped model (see sample_models/README.md).
-Result: after ten epochs PSNR 32.4 dB and SSIM 0.933 on held-out images, 34.5 dB and 0.944 on another
-patient. The shipped MSE model had two more epochs (--num_epochs 2 --learning_rate 2e-3), from the
-shipped SSIM model: 33.5 dB and 0.950, 35.7 dB and 0.959.
+Result: after ten epochs PSNR 32.4 dB and SSIM 0.933 on held-out images, 34.5 dB and 0.944 on
+another patient. The shipped MSE model had two more epochs (--num_epochs 2 --learning_rate 2e-3),
+from the shipped SSIM model: 33.5 dB and 0.950, 35.7 dB and 0.959.
 Time: 4 minutes for an epoch on two cores (AMD EPYC with AVX-512 bf16) that do nothing else.
 """
 
