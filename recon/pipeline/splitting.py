@@ -3,6 +3,7 @@
 import json
 import logging
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -20,6 +21,7 @@ logger = logging.getLogger("recon")
 Indices = NDArray[np.int64]
 
 SPLIT = "validation_split.json"
+RULE = ("validation_group", "validation_fraction")  # settings that a choice obeys
 ODD_SHARE = 2.0  # a validation part so many times what was asked for is worth a word
 
 
@@ -41,10 +43,9 @@ def split_off(
         UserError: If the images cannot be split as asked, or a choice does not fit them.
     """
     file = folder / SPLIT
-    if resumed and file.is_file():
-        kept, aside = _read(file, paths)
-    else:
-        kept, aside = _choose(paths, settings)
+    # Of a run that was killed before it could write its own, the choice is made again.
+    choice = _read(file, settings) if resumed and file.is_file() else None
+    kept, aside = _choose(paths, settings) if choice is None else _sides(file, paths, choice)
     leaking = shared_groups(Relatives(paths), kept, aside, settings.validation_group)
     if leaking:
         raise UserError(
@@ -105,21 +106,29 @@ def _comment(share: float, fraction: float, group: str) -> None:
 
 def write_split(paths: Paths, settings: Settings, aside: Indices, folder: Path) -> None:
     """Put the choice where a resumed run finds it."""
-    record = {
-        "folder": paths.folder,
-        "validation_group": settings.validation_group,
-        "validation_fraction": settings.validation_fraction,
-        "seed": settings.seed,
-        "validation": [paths.relative(int(index)) for index in aside],
-    }
+    chosen = [paths.relative(int(index)) for index in aside]
+    record = {"folder": paths.folder, **_rule(settings), "seed": settings.seed}
+    record["validation"] = chosen
     write_json(folder / SPLIT, record)
 
 
-def _read(file: Path, paths: Paths) -> tuple[Indices, Indices]:
+def _rule(settings: Settings) -> dict[str, Any]:
+    """What a choice was made by."""
+    return {name: getattr(settings, name) for name in RULE}
+
+
+def _read(file: Path, settings: Settings) -> set[str] | None:
+    """The validation images of a run; None if another run, by other rules, has chosen them."""
     try:
-        wanted = set(json.loads(file.read_text(encoding="utf-8"))["validation"])
-    except (OSError, ValueError, KeyError, TypeError) as error:
+        record = json.loads(file.read_text(encoding="utf-8"))
+        rule = {name: record[name] for name in RULE}
+        wanted = set(record["validation"])
+    except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is no record of a split ({error}); start anew") from None
+    return wanted if rule == _rule(settings) else None
+
+
+def _sides(file: Path, paths: Paths, wanted: set[str]) -> tuple[Indices, Indices]:
     held_out = np.fromiter((path in wanted for path in Relatives(paths)), bool, len(paths))
     if held_out.sum() != len(wanted):
         raise UserError(f"{file} names images that are gone; put them back, or start anew")

@@ -19,7 +19,6 @@ from recon.pipeline.commands import evaluation_command, resume_command
 from recon.pipeline.explaining import explained
 from recon.pipeline.images import Datasets, report_unreadable
 from recon.pipeline.models import architecture_of, options_of, preparation_of
-from recon.pipeline.splitting import SPLIT
 from recon.provenance import INITIAL, describe_run, without_members
 from recon.ranks import join_ranks
 from recon.settings import Settings
@@ -113,7 +112,7 @@ def _start(
     _check_readable(trainer)
     tracking = _tracking(settings, objective, trainer, keeper)
     if found is None:
-        _begin(trainer, keeper)
+        keeper.keep(trainer)  # From here on the folder is this run's, and resuming means it.
     if runtime.ranks.first:
         data.write_split()
     return trainer, keeper, tracking
@@ -207,17 +206,6 @@ def _check_space(folder: Path, model: nn.Module) -> None:
             f"{folder} must have {needed / 1e6:.0f} MB free for checkpoints, it has "
             f"{free / 1e6:.0f} MB; make room or choose another folder"
         )
-
-
-def _begin(trainer: Trainer, keeper: Keeper) -> None:
-    """Take the place of a run that was in this folder before, at once and for good.
-
-    Whenever this is ended, resuming finds a checkpoint and the split that belongs to it, or none,
-    which it then chooses in the same way again.
-    """
-    if trainer.ranks.first:
-        (keeper.folder / SPLIT).unlink(missing_ok=True)
-    keeper.keep(trainer)
 
 
 def _resume(trainer: Trainer, keeper: Keeper, path: Path, checkpoint: dict[str, Any]) -> None:
