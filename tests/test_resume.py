@@ -555,7 +555,7 @@ def test_a_run_that_is_ended_before_its_first_epoch_is_the_one_that_goes_on(
     assert end_of(tmp_path / "runs") == end_of(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("moment", ["_check_space", "_begin"])
+@pytest.mark.parametrize("moment", ["_check_space", "_check_readable", "_tracking"])
 def test_a_run_that_is_ended_before_it_has_begun_leaves_the_one_before_as_it_was(
     train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

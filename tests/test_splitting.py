@@ -33,9 +33,28 @@ def test_the_validation_images_are_written_down(tmp_path: Path) -> None:
 
 
 def test_a_resumed_run_reuses_the_choice_and_draws_no_other(tmp_path: Path) -> None:
-    chosen = split(tmp_path, seed=1)
-    assert split(tmp_path, seed=2, resumed=True) == chosen
-    assert split(tmp_path, seed=2) != chosen
+    drawn = split(tmp_path)
+    record = json.loads((tmp_path / SPLIT).read_text())
+    record["validation"] = [name for name in NAMES if name.startswith(("slide1/", "slide2/"))]
+    (tmp_path / SPLIT).write_text(json.dumps(record))
+    kept, aside = split(tmp_path, resumed=True)
+    assert aside == record["validation"]
+    assert sorted(kept + aside) == sorted(NAMES)
+    assert split(tmp_path) == drawn != (kept, aside)
+
+
+@pytest.mark.parametrize(
+    "other", [{"seed": 2}, {"validation_fraction": 0.3}, {"validation_group": r"slide(\d)"}]
+)
+def test_the_choice_of_a_run_by_other_rules_is_not_taken(
+    tmp_path: Path, other: dict[str, Any]
+) -> None:
+    """As it lies there when the next run is killed before it could write its own."""
+    split(tmp_path)
+    before = (tmp_path / SPLIT).read_text()
+    chosen = split(tmp_path / "alone", **other)
+    (tmp_path / SPLIT).write_text(before)
+    assert split(tmp_path, resumed=True, **other) == chosen
 
 
 def test_a_choice_whose_images_are_gone_is_refused(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ import math
 import os
 import struct
 import sys
+import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -78,6 +79,16 @@ def read_wandb(path: Path) -> Iterator[Any]:
         if kind in (1, 4):  # whole, or the last part
             yield Record.FromString(whole)
             whole = b""
+
+
+def written(path: Path) -> list[Any]:
+    """All records of a file, whose writer is a process of W&B's that may end after the run."""
+    for _ in range(600):
+        found = list(read_wandb(path))
+        if any(record.HasField("exit") for record in found):
+            return found
+        time.sleep(0.1)
+    raise AssertionError(f"{path} has no end")
 
 
 def logged_rows(records: list[Any]) -> dict[int, dict[str, Any]]:
@@ -362,7 +373,7 @@ def test_wandb_keeps_a_resumed_run_under_one_name_each_epoch_once_and_all_below_
     assert torch.equal(after["torch"], before["torch"])
     assert (after["python"], after["numpy"]) == (before["python"], before["numpy"])
     (folder,) = (tmp_path / "tracking/mse-a").iterdir()
-    parts = [list(read_wandb(path)) for path in sorted(folder.glob("wandb/offline-*/*.wandb"))]
+    parts = [written(path) for path in sorted(folder.glob("wandb/offline-*/*.wandb"))]
     runs = [record.run for part in parts for record in part if record.HasField("run")]
     assert {run.run_id for run in runs} == {f"mse-a-{folder.name}"}
     assert {run.project for run in runs} == {"p"}

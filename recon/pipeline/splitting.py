@@ -21,7 +21,7 @@ logger = logging.getLogger("recon")
 Indices = NDArray[np.int64]
 
 SPLIT = "validation_split.json"
-RULE = ("validation_group", "validation_fraction")  # settings that a choice obeys
+RULE = ("validation_group", "validation_fraction", "seed")  # settings that decide a choice
 ODD_SHARE = 2.0  # a validation part so many times what was asked for is worth a word
 
 
@@ -107,8 +107,7 @@ def _comment(share: float, fraction: float, group: str) -> None:
 def write_split(paths: Paths, settings: Settings, aside: Indices, folder: Path) -> None:
     """Put the choice where a resumed run finds it."""
     chosen = [paths.relative(int(index)) for index in aside]
-    record = {"folder": paths.folder, **_rule(settings), "seed": settings.seed}
-    record["validation"] = chosen
+    record = {"folder": paths.folder, **_rule(settings), "validation": chosen}
     write_json(folder / SPLIT, record)
 
 
