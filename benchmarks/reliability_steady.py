@@ -34,7 +34,7 @@ SYSTEMS: tuple[tuple[str, dict[str, Any]], ...] = (
     ("mse", {"loss_weights_mse": {"mse": 1.0}}),
     ("mse", {"loss_weights_mse": {"l1": 1.0}}),
     ("mse", {"loss_weights_mse": {"bce": 1.0}}),
-    ("mse", {"loss_weights_mse": {"ms_ssim": 1.0}, "tile_size": 176}),
+    ("mse", {"loss_weights_mse": {"ms_ssim": 1.0}, "tile_size": 176, "crop_size": None}),
     ("ssim", {"loss_weights_ssim": {"ssim": 1.0}}),
     ("mse", {"optimizer": "muon"}),
     ("mse", {"architecture": "residual", "residual_blocks": 2}),
