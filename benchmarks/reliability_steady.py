@@ -20,6 +20,7 @@ from benchmarks.reliability_runs import (
     write_images,
 )
 from datasets import ImageFolderDataset
+from recon.evaluation.curves import plot_curves
 from recon.pipeline import run_training
 from recon.settings import Settings
 from recon.training.checkpoint import hash_weights
@@ -97,6 +98,8 @@ def flatness(scratch: Path, epochs: int) -> Result:
 
 def _sampled(flags: list[str], report: Path) -> int:
     sampler = Sampler()
+    # Matplotlib keeps the fonts of a logarithmic scale open from the first time it draws one.
+    plot_curves({"Epoch": [1, 2], "Loss": [1.0, 1e-6]}, report.with_name("scale.png"))
     code = command(flags, partial(_train_watched, sampler))
     lines = [" ".join(map(str, sample)) for sample in sampler.samples]
     report.write_text("\n".join(lines))
