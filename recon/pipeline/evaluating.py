@@ -30,7 +30,7 @@ from recon.provenance import (
     flatten,
     joined_members,
     without_members,
-)  # fmt: skip
+)
 from recon.ranks import join_ranks
 from recon.settings import Settings
 from recon.training.checkpoint import sidecar

@@ -108,7 +108,8 @@ def _start(
     if found is not None:
         _resume(trainer, keeper, *found)
         before = found[1]["provenance"]["data"]
-        data.record.update({part: before[part] for part in (INITIAL,) if part in before})
+        if INITIAL in before:
+            data.record[INITIAL] = before[INITIAL]
     _check_readable(trainer)
     tracking = _tracking(settings, objective, trainer, keeper)
     if found is None:

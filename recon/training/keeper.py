@@ -119,7 +119,7 @@ class Keeper:
             path.unlink()
 
     def finish(self, trainer: Trainer) -> Path:
-        """Write the log, the curve and the final model; return the model's path."""
+        """Write the curve and the final model, and return its path; the log is written already."""
         if trainer.ranks.first:
             self.draw(as_columns(trainer.state.history), self.curve)
             self._save_model(trainer, "Final")
