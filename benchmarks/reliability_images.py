@@ -8,6 +8,7 @@ import struct
 import zlib
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -241,8 +242,9 @@ def _evaluated(folder: Path, outcomes: dict[str, str], scratch: Path) -> list[st
         return [f"evaluation: exit {code}, {(scratch / 'evaluation.err').read_text()[-500:]}"]
     with (out / "metrics.csv").open(newline="") as file:
         rows = {row["Image Path"] for row in csv.DictReader(file)}
-    sheet = load_workbook(out / "metrics.xlsx", read_only=True)["Run"]
-    run = {str(name): str(value) for name, value in sheet.iter_rows(values_only=True)}
+    with closing(load_workbook(out / "metrics.xlsx", read_only=True)) as book:
+        rows_of_run = book["Run"].iter_rows(values_only=True)
+        run = {str(name): str(value) for name, value in rows_of_run}
     skipped = {v.partition(": ")[0] for k, v in run.items() if k.startswith("skipped.")}
     read = {path for path, outcome in outcomes.items() if outcome.startswith("read")}
     strange = (rows ^ read) | (skipped ^ (outcomes.keys() - read))

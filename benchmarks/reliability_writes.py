@@ -235,7 +235,8 @@ def _check_table(path: Path) -> None:
 
 
 def _check_book(path: Path) -> None:
-    rows = list(load_workbook(path, read_only=True)["Metrics"].iter_rows(values_only=True))
+    with contextlib.closing(load_workbook(path, read_only=True)) as book:
+        rows = list(book["Metrics"].iter_rows(values_only=True))
     lines = path.with_suffix(".csv").read_text().splitlines()
     if [str(row[1]) for row in rows[1:]] != [line.split(",")[1] for line in lines[1:]]:
         raise ValueError("workbook and csv differ")
