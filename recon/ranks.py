@@ -1,10 +1,12 @@
 """The processes of a run, as torchrun starts them; a single one without it."""
 
 import atexit
+import gc
+import importlib
 import logging
 import os
 from functools import lru_cache
-from typing import TypeVar, cast
+from typing import Final, TypeVar, cast
 
 import torch
 from torch import distributed
@@ -14,6 +16,9 @@ from recon.errors import UserError
 __all__ = ["ALONE", "Ranks", "join_ranks", "ranks_of_environment"]
 
 Item = TypeVar("Item")
+
+# Only here, for it has to be gone when the process ends; empty for a single process.
+_CONTROL: Final[list[distributed.ProcessGroup]] = []
 
 
 class Ranks:
@@ -27,7 +32,6 @@ class Ranks:
 
     def __init__(self, rank: int = 0, world: int = 1, local: int = 0) -> None:
         self.rank, self.world, self.local = rank, world, local
-        self.control: distributed.ProcessGroup | None = None
 
     @property
     def first(self) -> bool:
@@ -39,7 +43,7 @@ class Ranks:
         if self.world == 1:
             return [item]
         items: list[Item | None] = [None] * self.world
-        distributed.all_gather_object(items, item, group=self.control)
+        distributed.all_gather_object(items, item, group=_CONTROL[0])
         return items  # type: ignore[return-value]
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
@@ -47,7 +51,7 @@ class Ranks:
         if self.world == 1:
             return values
         summed = values.detach().cpu().clone()  # By gloo, on the host, like all that is small.
-        distributed.all_reduce(summed, group=self.control)
+        distributed.all_reduce(summed, group=_CONTROL[0])
         return summed.to(values.device)
 
     def share(self, indices: list[int]) -> list[int]:
@@ -79,16 +83,28 @@ def join_ranks(ranks: Ranks, device: torch.device) -> None:
         return
     if not ranks.first:
         logging.getLogger("recon").setLevel(logging.ERROR)
-    ranks.control = _connect("nccl" if device.type == "cuda" else "gloo")
+    _connect("nccl" if device.type == "cuda" else "gloo")
 
 
 @lru_cache
-def _connect(backend: str) -> distributed.ProcessGroup:
+def _connect(backend: str) -> None:
     """Connect once: processes that connect again under one torchrun can wait for ever."""
+    # Imported after connecting, this module would keep the group, as default of its arguments.
+    importlib.import_module("torch.distributed.nn.functional")
     try:
         distributed.init_process_group(backend)
     except ValueError as error:
         raise UserError(f"the processes cannot be connected: {error}; start torchrun") from None
-    atexit.register(distributed.destroy_process_group)
     # For a process outside the group this is a number; here every process is inside.
-    return cast(distributed.ProcessGroup, distributed.new_group(backend="gloo"))
+    _CONTROL.append(cast(distributed.ProcessGroup, distributed.new_group(backend="gloo")))
+    atexit.register(_disconnect)
+
+
+def _disconnect() -> None:
+    """End the threads of the groups, which takes the last reference to each.
+
+    One that frees a tensor while the interpreter is being torn down aborts the process.
+    """
+    _CONTROL.clear()
+    gc.collect()  # Networks hold their group.
+    distributed.destroy_process_group()

@@ -15,8 +15,16 @@ ROOT = Path(__file__).parent.parent
 
 # A run on the CPU with a network without batch normalisation, whose statistics each rank keeps.
 PROGRAM = """
+import atexit
 import sys
+from pathlib import Path
 from torch import nn
+
+def tell_threads():  # Registered first, so it comes last.
+    names = [task.read_text() for task in Path("/proc/self/task").glob("*/comm")]
+    print("threads of gloo at the end:", sum("gloo" in name for name in names))
+
+atexit.register(tell_threads)
 sys.path.insert(0, {root!r})
 import Config
 from datasets import ImageFolderDataset
@@ -61,7 +69,7 @@ def launch(tmp_path: Path, name: str, ranks: int, images: Path) -> Path:
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, check=False, timeout=180
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     (out / "stdout").write_text(done.stdout)
     return out
 
@@ -112,6 +120,12 @@ def test_two_ranks_evaluate_every_image_once_and_in_order(runs: dict[int, Path])
     )
 
 
+@pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="threads are counted in /proc")
+def test_no_thread_of_a_group_outlives_the_run(runs: dict[int, Path]) -> None:
+    # One that frees a tensor while the interpreter is torn down aborts the process.
+    assert (runs[2] / "stdout").read_text().count("threads of gloo at the end: 0\n") == 2
+
+
 def test_two_ranks_write_every_picture(runs: dict[int, Path]) -> None:
     one, two = (
         sorted(str(p.relative_to(runs[n])) for p in (runs[n] / "pictures").rglob("*.png"))
@@ -156,7 +170,7 @@ def test_two_ranks_learn_one_codebook_in_uneven_pieces(tmp_path: Path) -> None:
     done = subprocess.run(
         command, capture_output=True, text=True, env=environment, check=False, timeout=180
     )
-    assert done.returncode == 0, done.stderr
+    assert done.returncode == 0, done.stdout + done.stderr
     log = pd.read_csv(tmp_path / "loss.csv")
     assert log["Codes Used"].between(1, 16).all()
     assert log["Perplexity"].between(1, 16).all()
