@@ -1,8 +1,9 @@
 """The loop that most projects write: what the engine is measured against.
 
 PIL transforms on each image in worker processes, float32 with the channels outermost, Adam, the
-loss read after every step; an image at a time, scikit-image's metrics and a matplotlib figure for
-each tile in evaluation. It runs in a process of its own, whose allocator is as it comes.
+loss read after every step; scikit-image's metrics and a matplotlib figure for each tile in
+evaluation. Transforms and figure are those of the reference system. It runs in a process of its
+own, whose allocator is as it comes.
 
     python -m benchmarks.conventional FOLDER --device cpu --batch 16 --workers 2 --seconds 12
 """
@@ -16,8 +17,10 @@ import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+import numpy as np
 import torch
 from matplotlib import pyplot
+from numpy.typing import NDArray
 from PIL import Image
 from skimage.metrics import peak_signal_noise_ratio, structural_similarity
 from torch import Tensor, nn
@@ -78,25 +81,39 @@ def step(model: nn.Module, optimizer: torch.optim.Optimizer, images: Tensor) -> 
 
 
 @torch.no_grad()
-def evaluate(model: nn.Module, paths: Sequence[Path], out: Path, device: torch.device) -> None:
+def evaluate(
+    model: nn.Module,
+    paths: Sequence[Path],
+    out: Path,
+    device: torch.device,
+    args: argparse.Namespace,
+) -> None:
     """Reconstruct, measure and draw each image."""
     model.eval()
-    for index, image in enumerate(PilDataset(paths, augmented=False)):
-        images = image[None].to(device)
-        original = images[0].permute(1, 2, 0).cpu().numpy()
-        result = model(images)[0].permute(1, 2, 0).cpu().numpy()
-        psnr = peak_signal_noise_ratio(original, result, data_range=1.0)
-        ssim = structural_similarity(original, result, data_range=1.0, channel_axis=-1)
-        figure, axes = pyplot.subplots(1, 2, figsize=(10, 5))
-        for axis, title, picture in zip(
-            axes, ("Original", "Reconstruction"), (original, result), strict=True
-        ):
-            axis.imshow(picture)
-            axis.set_title(title)
-            axis.axis("off")
-        figure.suptitle(f"PSNR {psnr:.2f}, SSIM {ssim:.4f}")
-        figure.savefig(out / f"{index}.png", dpi=150, bbox_inches="tight")
-        pyplot.close(figure)
+    dataset, names = PilDataset(paths, augmented=False), iter(paths)
+    for images in DataLoader(dataset, args.batch, num_workers=args.workers):
+        results = model(images.to(device)).cpu()
+        for pair in zip(images, results, strict=True):
+            original, result = (image.permute(1, 2, 0).numpy() for image in pair)
+            psnr = peak_signal_noise_ratio(original, result, data_range=1.0)
+            ssim = structural_similarity(original, result, data_range=1.0, channel_axis=-1)
+            name = next(names).name
+            text = f"PSNR {psnr:.2f} dB, SSIM {ssim:.4f}"
+            draw((original, result), text, name, out / f"{name}_comparison.png")
+
+
+def draw(pair: Sequence[NDArray[np.float32]], text: str, name: str, path: Path) -> None:
+    """The figure of the reference system: its size, resolution, texts and layout."""
+    figure, axes = pyplot.subplots(1, 2, figsize=(12, 6))
+    for axis, title, picture in zip(axes, ("Original", "Reconstruction"), pair, strict=True):
+        axis.imshow(picture)
+        axis.set_title(title, fontsize=14, fontweight="bold")
+        axis.axis("off")
+    figure.suptitle(text, fontsize=16, fontweight="bold")
+    figure.text(0.5, 0.02, name, ha="center", fontsize=10, style="italic")
+    figure.tight_layout(rect=(0, 0.03, 1, 0.96))
+    figure.savefig(path, dpi=150, bbox_inches="tight")
+    pyplot.close(figure)
 
 
 def rates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str, float]:
@@ -133,7 +150,7 @@ def rates(paths: Sequence[Path], args: argparse.Namespace) -> dict[str, float]:
     measured["training"] = count / train
     part = paths[:EVALUATED]
     with tempfile.TemporaryDirectory() as out:
-        seconds = duration(lambda: evaluate(model, part, Path(out), device))
+        seconds = duration(lambda: evaluate(model, part, Path(out), device, args))
     measured["evaluation"] = len(part) / seconds
     return measured
 
