@@ -195,7 +195,7 @@ def test_the_training_of_a_killed_sweep_goes_on_in_its_folder(
     (left,) = study_of(tmp_path / "sweeps").trials
     assert left.state == TrialState.RUNNING
     first, second, third = rows_of(sweep(num_epochs=3))
-    assert (first["State"], first["Note"]) == ("failed", "was ended; trial 1 goes on with it")
+    assert (first["State"], first["Note"]) == ("ended", "was ended; trial 1 goes on with it")
     assert second["Note"] == "goes on with trial 0"
     assert Path(second["Folder"]).name == "trial_0000"
     assert [second[name] for name in SPACE] == [first[name] for name in SPACE]
@@ -270,11 +270,12 @@ def test_a_sweep_in_which_every_trial_fails_comes_to_an_end(sweep: Callable[...,
 def test_a_fault_of_the_program_ends_the_sweep_and_does_not_come_back(
     sweep: Callable[..., Path], tmp_path: Path
 ) -> None:
-    def broken(_channels: int) -> nn.Module:
-        raise ZeroDivisionError
+    class Broken(Weak):
+        def forward(self, images: Tensor) -> Tensor:
+            raise ZeroDivisionError
 
     with pytest.raises(ZeroDivisionError):
-        sweep(model=broken)
+        sweep(model=Broken)
     (trial,) = study_of(tmp_path / "sweeps").trials
     assert trial.state == TrialState.FAIL
     assert "ZeroDivisionError" in trial.user_attrs["error"]
@@ -304,7 +305,16 @@ def test_a_range_is_another_space_than_two_choices(sweep: Callable[..., Path]) -
 
 
 @pytest.mark.parametrize(
-    "changes", [{"validation_fraction": 0.0}, {"validation_group": "png"}, {"resume": "auto"}]
+    "changes",
+    [
+        {"validation_fraction": 0.0},
+        {"validation_group": "png"},
+        {"resume": "auto"},
+        {"initial_weights": "nowhere.pth"},
+        {"folder_path_validation": "nowhere"},
+        {"architecture": "dense", "tile_size": 40},
+        {"loss_weights_mse": {"ms_ssim": 1.0}},
+    ],
 )
 def test_nothing_is_written_for_a_sweep_that_cannot_be(
     sweep: Callable[..., Path], tmp_path: Path, changes: dict[str, Any]

@@ -28,7 +28,7 @@ from recon.errors import UserError
 
 __all__ = [
     "CONTINUES", "ERROR", "FOLDER", "LOG", "RESUMES", "Dimension", "ask", "finished",
-    "importances", "occupied", "open_study", "reclaim", "report",
+    "importances", "occupied", "open_study", "reclaim", "report", "values_of",
 ]  # fmt: skip
 
 FOLDER, ERROR, LOG = "folder", "error", "log"
@@ -79,6 +79,13 @@ class Dimension(NamedTuple):
         if isinstance(self.distribution, CategoricalDistribution):
             return self.choices[self.distribution.choices.index(parameter)]
         return parameter
+
+
+def values_of(
+    parameters: Mapping[str, object], dimensions: Mapping[str, Dimension]
+) -> dict[str, Any]:
+    """The settings of a trial, from its parameters."""
+    return {name: dimensions[name].value(spelt) for name, spelt in parameters.items()}
 
 
 def without_password(url: str) -> str:

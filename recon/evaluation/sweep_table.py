@@ -32,7 +32,7 @@ class TrialRow(NamedTuple):
 
     Attributes:
         number: From 0.
-        state: "complete", "pruned", "failed", "running" or "waiting".
+        state: "complete", "pruned", "ended", "failed", "running" or "waiting".
         loss: Lowest validation loss over its epochs; None if no epoch was done.
         best_epoch: Of that loss, from 1.
         parameters: Settings that are swept, and their values in this trial.

@@ -9,7 +9,7 @@ from filelock import FileLock
 from optuna.study import Study
 from optuna.trial import FrozenTrial
 
-from recon.analysis.sweep import CONTINUES, ERROR, FOLDER, LOG, Dimension, importances
+from recon.analysis.sweep import CONTINUES, ERROR, FOLDER, LOG, Dimension, importances, values_of
 from recon.evaluation.sweep_figures import (
     Scale,
     plot_importances,
@@ -67,10 +67,6 @@ class Results:
                 self._write_best(best)
         return best
 
-    def values(self, parameters: Mapping[str, object]) -> dict[str, object]:
-        """The settings of a trial, from its parameters."""
-        return {name: self.dimensions[name].value(spelt) for name, spelt in parameters.items()}
-
     def _row(self, trial: FrozenTrial, follower: int | None) -> TrialRow:
         noted = trial.user_attrs
         losses, seconds = noted.get(LOG, ([], None))
@@ -79,12 +75,13 @@ class Results:
             note = f"goes on with trial {noted[CONTINUES]}; {note}".removesuffix("; ")
         if follower is not None:
             note = f"was ended; trial {follower} goes on with it"
+        state = STATES.get(trial.state.name, trial.state.name.lower())
         return TrialRow(
             trial.number,
-            STATES.get(trial.state.name, trial.state.name.lower()),
+            state if follower is None else "ended",
             min(losses, default=None),
             losses.index(min(losses)) + 1 if losses else None,
-            self.values(trial.params),
+            values_of(trial.params, self.dimensions),
             seconds,
             str(self.folder / noted[FOLDER]) if FOLDER in noted else "",
             note,

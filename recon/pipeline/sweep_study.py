@@ -2,7 +2,7 @@
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -46,13 +46,19 @@ class Sweep:
         return self.settings.sweep_objective
 
 
-def open_sweep(settings: Settings, datasets: Datasets, asked: frozenset[str]) -> Sweep:
+def open_sweep(
+    settings: Settings,
+    datasets: Datasets,
+    asked: frozenset[str],
+    rehearse: Callable[[Mapping[str, Dimension]], None],
+) -> Sweep:
     """Check everything, then open the study, and queue what an ended process has left.
 
     Args:
         settings: Of the sweep.
         datasets: `datasets.ImageFolderDataset`.
         asked: Names of the settings given on the command line.
+        rehearse: Refuses a space of which no training can come.
 
     Raises:
         UserError: For anything that the user can put right.
@@ -62,6 +68,7 @@ def open_sweep(settings: Settings, datasets: Datasets, asked: frozenset[str]) ->
     space = read_space(settings.sweep_space, objective)
     dimensions = leave_out_idle(space, architecture_of(settings, objective))
     _check_validation(settings, datasets)
+    rehearse(dimensions)
     folder = Path(settings.sweep_folder) / settings.sweep_name
     check_writable(folder, "sweep_folder")
     url = settings.sweep_storage or f"sqlite:///{folder.parent / settings.sweep_name}.db"

@@ -6,6 +6,7 @@ Several processes, on one machine or many, work on the same sweep through its st
 import gc
 import logging
 from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,10 +19,12 @@ from recon.analysis.sweep import (
     FOLDER,
     LOG,
     RESUMES,
+    Dimension,
     ask,
     finished,
     occupied,
     report,
+    values_of,
 )
 from recon.errors import InterruptedRunError, UserError
 from recon.models.registry import Builder
@@ -29,7 +32,7 @@ from recon.pipeline.images import Datasets
 from recon.pipeline.sweep_commands import sweep_command, training_command
 from recon.pipeline.sweep_results import BEST
 from recon.pipeline.sweep_study import Sweep, open_sweep, without_storage
-from recon.pipeline.training import run_training
+from recon.pipeline.training import check_training, run_training
 from recon.settings import Settings
 from recon.sources import Source, merge
 from recon.training.logs import EpochRow, read_log
@@ -67,7 +70,8 @@ def run_sweep(
         UserError: For anything that the user can put right.
         InterruptedRunError: If a signal ended the sweep.
     """
-    sweep = open_sweep(settings, datasets, asked)
+    rehearse = partial(_rehearse, settings, auto_encoder, datasets)
+    sweep = open_sweep(settings, datasets, asked, rehearse)
     try:
         _work(sweep, auto_encoder, datasets)
     except (InterruptedRunError, KeyboardInterrupt):
@@ -75,6 +79,28 @@ def run_sweep(
         logger.info("Go on with the sweep, this trial first, with:\n  %s", command)
         raise
     return _conclude(sweep)
+
+
+def _rehearse(
+    settings: Settings,
+    auto_encoder: Builder,
+    datasets: Datasets,
+    dimensions: Mapping[str, Dimension],
+) -> None:
+    """Refuse now what would end the sweep after its first trials."""
+    study, reason = optuna.create_study(), ""  # In memory; it draws what the sweep will.
+    for _ in range(HOPELESS):
+        values = values_of(ask(study, dimensions, settings.seed).params, dimensions)
+        try:
+            tried = _merged(settings, {**values, "resume": ""})
+            check_training(tried, settings.sweep_objective, auto_encoder, datasets)
+        except UserError as error:
+            reason = str(error)
+        else:
+            return
+        finally:
+            _free_memory()
+    raise UserError(f"no trial of this sweep could be trained: {reason}")
 
 
 def _work(sweep: Sweep, auto_encoder: Builder, datasets: Datasets) -> None:
@@ -145,7 +171,7 @@ def _train(
     datasets: Datasets,
 ) -> float:
     """Train with the settings of a trial; returns the lowest validation loss."""
-    values = sweep.results.values(trial.params)
+    values = values_of(trial.params, sweep.dimensions)
     settings, asked = _settings_of(sweep, values, folder, resume)
     loss_file = Path(settings.of("training_loss_file", sweep.objective))
     spelt = ", ".join(f"{name} = {value!r}" for name, value in values.items())
@@ -185,15 +211,15 @@ def _settings_of(
         "keep_checkpoints": 1,
         "resume": resume,
     }
-    settings = merge(
-        Settings,
-        [
-            Source("Config.py", without_storage(given).model_dump()),
-            Source("sweep_space", {**values, **moved}),
-        ],
-    )
+    settings = _merged(given, {**values, **moved})
     asked = {name for name in sweep.asked if not name.startswith("sweep_")}
     return settings, frozenset(asked | values.keys() | moved.keys())
+
+
+def _merged(given: Settings, values: Mapping[str, Any]) -> Settings:
+    """The settings of a sweep, but for some values."""
+    whole = Source("Config.py", without_storage(given).model_dump())
+    return merge(Settings, [whole, Source("sweep_space", values)])
 
 
 def _free_memory() -> None:

@@ -30,7 +30,7 @@ from recon.training.runtime import Runtime, start_runtime
 from recon.training.tracking import EpochTracking, open_trackers, run_name
 from recon.training.trainer import Trainer
 
-__all__ = ["run_training"]
+__all__ = ["check_training", "run_training"]
 
 logger = logging.getLogger("recon")
 
@@ -89,6 +89,32 @@ def run_training(
     logger.info("Model: %s", final)
     logger.info("Evaluate it with:\n  %s", evaluation_command(settings, objective, asked, final))
     return final
+
+
+def check_training(
+    settings: Settings, objective: str, auto_encoder: Builder, datasets: Datasets
+) -> None:
+    """Refuse what training refuses before its first step; nothing is written.
+
+    Args:
+        settings: Of the run.
+        objective: "mse", "ssim", "vae" or "vqvae".
+        auto_encoder: `Auto_encoder.AutoEncoder`.
+        datasets: `datasets.ImageFolderDataset`.
+
+    Raises:
+        UserError: For anything that the user can put right.
+    """
+    uncached = settings.model_copy(update={"cache": "none"})
+    runtime = start_runtime(
+        settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
+    )
+    with explained(settings, "batch_size_train"):
+        trainer, _ = assemble(uncached, objective, auto_encoder, datasets, runtime, resumed=False)
+        try:
+            _check_readable(trainer)
+        finally:
+            _end_workers(trainer)
 
 
 def _start(
