@@ -1,4 +1,5 @@
 import csv
+import json
 import os
 import sys
 from collections.abc import Callable
@@ -17,6 +18,7 @@ import Check_images
 from recon.evaluation import image_check
 from recon.evaluation.image_check import CHECK_COLUMNS
 from recon.files import exclusive
+from recon.provenance import flatten
 
 EDGE = 48
 
@@ -293,6 +295,15 @@ def test_the_run_is_recorded(check: Callable[..., int], folder: Path) -> None:
     check()
     run = dict(load_workbook(folder / "out/check.xlsx")["Run"].values)
     assert run["settings.folder_path_train"] == str(folder / "train")
+    record = json.loads((folder / "out/check.json").read_text())
+    assert flatten(record).keys() == run.keys() - {"Name"}
+    assert record["images"]["test"]["found"] == len(list((folder / "test").iterdir()))
+    before = record["images"]["training"]["fingerprint"]
+    (folder / "train/0.png").rename(folder / "train/zero.png")
+    check()
+    record = json.loads((folder / "out/check.json").read_text())
+    assert record["images"]["training"]["fingerprint"] != before
+    assert record["seconds"] >= 0
 
 
 def test_odd_names_are_text_on_one_line(check: Callable[..., int], folder: Path) -> None:

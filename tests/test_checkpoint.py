@@ -129,6 +129,28 @@ def test_the_sidecar_says_what_the_model_is(trained: Path) -> None:
     assert len(record["data"]["train"]["fingerprint"]) == 64
 
 
+def test_a_checkpoint_says_what_it_is(trained: Path) -> None:
+    saved = torch.load(trained / "Model_AE_epoch_001.pth", weights_only=True)
+    record = saved["provenance"]
+    assert record["weights_sha256"] == hash_weights(saved["model_state_dict"])
+    assert record["results"]["epochs"] == 1
+    assert record["results"]["seconds"] >= 0
+    assert record["settings"]["seed"] == 0
+    assert {"device", "precision", "preparation", "packages", "commit"} <= record.keys()
+
+
+def test_a_checkpoint_of_other_weights_than_it_records_is_refused(
+    trained: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / "Model_AE_epoch_001.pth"
+    saved = torch.load(trained / "Model_AE_epoch_001.pth", weights_only=True)
+    next(iter(saved["model_state_dict"].values())).view(-1)[0] += 1e-3
+    torch.save(saved, path)
+    for read in (read_model_file, read_checkpoint):
+        with pytest.raises(UserError, match="damaged: its weights are not those that were saved"):
+            read(path)
+
+
 def test_the_hash_depends_on_names_values_and_shapes_and_on_nothing_else(weights: Weights) -> None:
     original = hash_weights(weights)
     assert hash_weights(dict(reversed(weights.items()))) == original

@@ -1,6 +1,7 @@
 """Evaluation with noise: what the network is fed is spoilt, what it is compared with is not."""
 
 import csv
+import json
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -153,6 +154,11 @@ def test_a_sweep_writes_a_row_for_each_deviation_and_curves(
     assert swept["Noisy SSIM"].is_monotonic_decreasing
     with Image.open(tmp_path / "metrics_noise.png") as picture:
         assert picture.format == "PNG"
+    record, whole = (
+        json.loads((tmp_path / f"{name}.json").read_text()) for name in ("metrics_noise", "metrics")
+    )
+    assert record["noise"] == {"standard deviations": [0.0, 0.1, 0.2]}
+    assert record["weights_sha256"] == whole["weights_sha256"]
     assert len(pd.read_csv(tmp_path / "metrics.csv")) == 4
     assert not list((tmp_path / "pictures").rglob("*.png"))
 

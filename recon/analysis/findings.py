@@ -58,12 +58,14 @@ class ImageSet(NamedTuple):
         name: "training", "validation" or "test".
         folder: As the user gave it.
         path_of: From an index to the path.
+        relative_of: From an index to the path below the folder.
         facts: Of every image.
     """
 
     name: str
     folder: str
     path_of: Callable[[int], str]
+    relative_of: Callable[[int], str]
     facts: Sequence[Facts]
 
 

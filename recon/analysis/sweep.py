@@ -28,7 +28,7 @@ from recon.errors import UserError
 
 __all__ = [
     "CONTINUES", "ERROR", "FOLDER", "LOG", "RESUMES", "Dimension", "ask", "finished",
-    "importances", "occupied", "open_study", "reclaim", "report", "values_of",
+    "importances", "occupied", "open_study", "reclaim", "report", "study_in_memory", "values_of",
 ]  # fmt: skip
 
 FOLDER, ERROR, LOG = "folder", "error", "log"
@@ -129,6 +129,12 @@ def open_study(url: str, name: str, settings: Mapping[str, Any], *, pruning: boo
             f"back, or choose another sweep_name"
         )
     return study
+
+
+def study_in_memory() -> Study:
+    """A study that is nowhere written, and draws as one at its beginning."""
+    optuna.logging.set_verbosity(optuna.logging.WARNING)
+    return optuna.create_study()
 
 
 def finished(study: Study) -> int:

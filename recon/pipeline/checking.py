@@ -2,6 +2,7 @@
 
 import logging
 import math
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -16,11 +17,11 @@ from recon.data.inspection import Facts, inspect_image, lost_image
 from recon.data.processes import map_isolated
 from recon.evaluation.image_check import CheckedImage, write_image_check
 from recon.evaluation.records import visible
-from recon.files import check_target, exclusive
+from recon.files import check_target, exclusive, write_json
 from recon.models.preparation import IntensityRange
 from recon.pipeline.images import LISTED, Datasets, open_folder, reading_of
 from recon.pipeline.models import edges, preparation_of
-from recon.provenance import describe_run, flatten
+from recon.provenance import describe_run, fingerprint, flatten
 from recon.settings import Settings
 from recon.training.meter import bar_hidden
 
@@ -71,13 +72,14 @@ def run_check(settings: Settings, datasets: Datasets, read_image: Reader) -> int
         UserError: For anything that the user can put right.
     """
     book = Path(settings.image_check_file)
-    for path in (book, book.with_suffix(".csv")):
+    for path in (book, book.with_suffix(".csv"), book.with_suffix(".json")):
         check_target(path, "image_check_file")
     with exclusive(book.with_suffix(".csv"), "image_check_file"):
         return _check(settings, datasets, read_image, book)
 
 
 def _check(settings: Settings, datasets: Datasets, read_image: Reader, book: Path) -> int:
+    started = time.perf_counter()
     sets = _inspect(settings, datasets, read_image)
     findings = find(sets, edges(settings.tile_size))
     for images in sets:
@@ -85,10 +87,32 @@ def _check(settings: Settings, datasets: Datasets, read_image: Reader, book: Pat
     counts = [Counter(f.kind for of_image in found for f in of_image) for found in findings]
     table = _table(sets, counts)
     _list(sets, findings)
-    run = {**describe_run(), "settings": settings.model_dump(mode="json")}
-    write_image_check(book, _rows(sets, findings), table, flatten(run))
+    record = _record(settings, sets, time.perf_counter() - started)
+    write_image_check(book, _rows(sets, findings), table, flatten(record))
+    write_json(book.with_suffix(".json"), record)
     logger.info("Workbook: %s\nCsv: %s", book, book.with_suffix(".csv"))
     return _judge(sets, counts, stop=settings.unreadable_images == "stop")
+
+
+def _record(settings: Settings, sets: Sequence[ImageSet], seconds: float) -> dict[str, Any]:
+    """Where the findings come from."""
+    return {
+        **describe_run(),
+        "images": {images.name: _identify(images) for images in sets},
+        "device": "CPU",
+        "seconds": round(seconds, 1),
+        "settings": settings.model_dump(mode="json"),
+    }
+
+
+def _identify(images: ImageSet) -> dict[str, Any]:
+    """The folder of a set, and what tells its files from others."""
+    paths = map(images.relative_of, range(len(images.facts)))
+    return {
+        "folder": images.folder,
+        "found": len(images.facts),
+        "fingerprint": fingerprint(paths, images.folder),
+    }
 
 
 def _inspect(settings: Settings, datasets: Datasets, read_image: Reader) -> list[ImageSet]:
@@ -113,7 +137,8 @@ def _inspect(settings: Settings, datasets: Datasets, read_image: Reader) -> list
     place, sets = 0, []
     for name, of_set in opened:
         end = place + len(of_set)
-        sets.append(ImageSet(name, of_set.folder, of_set.__getitem__, looked[place:end]))
+        names = of_set.__getitem__, of_set.relative
+        sets.append(ImageSet(name, of_set.folder, *names, looked[place:end]))
         place = end
     return sets
 

@@ -1,11 +1,15 @@
 """Evaluation with noise on what the network is fed; everything is measured against clean images."""
 
 import logging
+import time
+from collections.abc import Mapping
+from typing import Any
 
 from recon.data.noise import add_noise, noise_seeds
 from recon.evaluation.evaluator import Corrupt
 from recon.evaluation.noise_curves import NoiseRow, noise_row, write_noise_curves
 from recon.evaluation.summary import Tally
+from recon.files import write_json
 from recon.pipeline.measuring import Task, measure
 from recon.pipeline.models import LoadedModel
 from recon.settings import Settings
@@ -30,19 +34,27 @@ def corruption(sigma: float, seed: int) -> Corrupt:
     return lambda images, indices: add_noise(images, sigma, noise_seeds(indices, seed, TEST))
 
 
-def sweep_noise(task: Task) -> None:
-    """Evaluate at every deviation of `noise_sweep`, and write a table and curves.
+def sweep_noise(task: Task, record: Mapping[str, Any]) -> None:
+    """Evaluate at every deviation of `noise_sweep`, and write a table, curves and their record.
 
-    They stand beside the workbook, as `<its name>_noise.csv` and `.png`.
+    They stand beside the workbook, as `<its name>_noise.csv`, `.png` and `.json`.
+
+    Args:
+        task: The model and the images.
+        record: Where the figures of the workbook come from.
     """
     settings = task.settings
     if not settings.noise_sweep:
         return
+    started = time.perf_counter()
     rows = [_evaluate_at(task, sigma) for sigma in settings.noise_sweep]
     if task.model.runtime.ranks.first:
         table = task.book.with_name(f"{task.book.stem}_noise.csv")
         picture = table.with_suffix(".png")
         write_noise_curves(rows, table, picture)
+        seconds = round(time.perf_counter() - started, 1)
+        noise = {"standard deviations": list(settings.noise_sweep)}
+        write_json(table.with_suffix(".json"), {**record, "noise": noise, "seconds": seconds})
         logger.info("Noise: %s, as curves: %s", table, picture)
 
 

@@ -113,10 +113,10 @@ def _evaluate(
     task = Task(settings, model, dataset, sigma, path, book, pictures)
     if sigma > 0:
         logger.info("Noise: standard deviation %g on what the network is fed", sigma)
-    summary, unreadable = _write_results(task)
+    summary, unreadable, record = _write_results(task)
     report_unreadable(unreadable)
     _report(summary)
-    sweep_noise(task)
+    sweep_noise(task, record)
     write_generated(task)
     return summary
 
@@ -160,8 +160,13 @@ def _check_sidecar(path: Path, objective: str, book: Path) -> None:
         )
 
 
-def _write_results(task: Task) -> tuple[Summary, list[str]]:
-    """Evaluate every image and write all files; returns the figures and what was unreadable."""
+def _write_results(task: Task) -> tuple[Summary, list[str], dict[str, Any]]:
+    """Evaluate every image and write all files.
+
+    Returns:
+        The figures, what was unreadable, and, on the first rank, where the figures come from.
+    """
+    record: dict[str, Any] = {}
     tally, codes, started = Tally(), CodeCount(task.model), time.perf_counter()
     unreadable: list[str] = []
     columns = COLUMNS + NOISY if task.sigma > 0 else COLUMNS
@@ -185,7 +190,7 @@ def _write_results(task: Task) -> tuple[Summary, list[str]]:
             record["seconds"] = round(time.perf_counter() - started, 1)
             writer.finish(summary, flatten(record))
             write_json(task.book.with_suffix(".json"), record)
-    return summary, unreadable
+    return summary, unreadable, record
 
 
 def _evaluated(task: Task, codes: CodeCount) -> Iterator[Measured]:

@@ -2,6 +2,7 @@
 
 import logging
 import shutil
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -103,7 +104,7 @@ def _agree(model: LoadedModel, start: int) -> int:
 
 def _write(model: LoadedModel, dataset: FolderDataset, settings: Settings, target: Path) -> None:
     """Compute the rows that are missing, and publish the table."""
-    belongs = _describe(model, dataset, settings)
+    started, belongs = time.perf_counter(), _describe(model, dataset, settings)
     unfinished = target.with_name(f"{target.name}.unfinished")
     check_writable(unfinished, "latents_file")
     with ExitStack() as stack:
@@ -118,7 +119,9 @@ def _write(model: LoadedModel, dataset: FolderDataset, settings: Settings, targe
         if len(unreadable) == len(dataset):
             raise UserError(f"none of the {len(dataset)} images can be read: {unreadable[0]}")
         table = store.table(lambda image: visible(dataset.paths[image]))
-        _publish(target, table, _record(belongs, table, unreadable, model, settings))
+        record = _record(belongs, table, unreadable, model, settings)
+        record["seconds"] = round(time.perf_counter() - started, 1)
+        _publish(target, table, record)
     shutil.rmtree(unfinished)
     report_unreadable(unreadable)
     logger.info("Latents: %s, %d rows of %d numbers", target, len(table.images), table.numbers)

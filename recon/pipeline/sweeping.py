@@ -24,6 +24,7 @@ from recon.analysis.sweep import (
     finished,
     occupied,
     report,
+    study_in_memory,
     values_of,
 )
 from recon.errors import InterruptedRunError, UserError
@@ -88,7 +89,7 @@ def _rehearse(
     dimensions: Mapping[str, Dimension],
 ) -> None:
     """Refuse now what would end the sweep after its first trials."""
-    study, reason = optuna.create_study(), ""  # In memory; it draws what the sweep will.
+    study, reason = study_in_memory(), ""
     for _ in range(HOPELESS):
         values = values_of(ask(study, dimensions, settings.seed).params, dimensions)
         try:

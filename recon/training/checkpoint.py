@@ -106,7 +106,9 @@ def read_model_file(path: Path) -> ModelFile:
     content = _read(path)
     for name in NESTED:
         if isinstance(content.get(name), Mapping):
-            return ModelFile(_check_weights(content[name], path), _own_record(content, path))
+            weights, record = _check_weights(content[name], path), _own_record(content, path)
+            _check_hash(weights, record, path)
+            return ModelFile(weights, record)
     weights = _check_weights(content, path)
     return ModelFile(weights, _read_sidecar(path, weights))
 
@@ -145,12 +147,19 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     strange = sorted(name for name in parts if not isinstance(content[name], Mapping))
     if strange:
         raise UserError(f"{path} cannot be resumed: {strange[0]} holds no names and values")
-    _check_weights(content["model_state_dict"], path)
+    weights = _check_weights(content["model_state_dict"], path)
     try:
         check_provenance(content["provenance"])
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be resumed: {error}") from None
+    _check_hash(weights, content["provenance"], path)
     return content
+
+
+def _check_hash(weights: Weights, record: Mapping[str, Any], path: Path) -> None:
+    """Prove that a checkpoint holds the weights that were written to it."""
+    if record.get("weights_sha256", own := hash_weights(weights)) != own:
+        raise UserError(f"{path} is damaged: its weights are not those that were saved")
 
 
 def load_strictly(model: nn.Module, weights: Weights, path: Path) -> None:

@@ -17,6 +17,7 @@ from recon.errors import UserError
 from recon.files import partial_name, publish, write_json
 from recon.training.checkpoint import (
     Weights,
+    hash_weights,
     load_strictly,
     read_model_file,
     save_final,
@@ -136,13 +137,13 @@ class Keeper:
         return self.folder / f"{kind}_Model_AE_{self.tag}.pth"
 
     def _content(self, trainer: Trainer) -> dict[str, Any]:
-        state = trainer.state
+        state, weights = trainer.state, _final_weights(trainer)
         return {
             "epoch": state.epoch,
-            "model_state_dict": _final_weights(trainer),
+            "model_state_dict": weights,
             "optimizer_state_dict": trainer.optimizer.state_dict(),
             "loss": state.history[-1].loss if state.history else None,
-            "provenance": dict(self.provenance),
+            "provenance": self._record(trainer) | {"weights_sha256": hash_weights(weights)},
             "run": {
                 "state": state.to_record(),
                 "scaler": trainer.scaler.state_dict(),
@@ -239,8 +240,8 @@ def _weights(model: nn.Module) -> Weights:
 
 
 def _results(state: RunState) -> dict[str, Any]:
-    last = state.history[-1]._asdict()
-    last |= last.pop("further")
+    last = state.history[-1]._asdict() if state.history else {}
+    last |= last.pop("further", {})
     return {
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,
