@@ -45,7 +45,7 @@ def test_it_runs_headless_and_shows_pictures_table_and_curve(clone: Path) -> Non
     pictures = [o for o in outputs if "image/png" in o.get("data", {})]
     tables = [o for o in outputs if "text/html" in o.get("data", {})]
     text = "".join(o.get("text", "") for o in outputs)
-    assert len(pictures) == 4
+    assert len(pictures) == 5
     assert len(tables) == 2
     assert "11 images below input_images/test" in text
     assert "Traceback" not in text

@@ -4,13 +4,19 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import nibabel
+import numpy as np
 import pytest
 import torch
 from PIL import Image
 
 import Show_layers
 from Auto_encoder import AutoEncoder
+from datasets import ImageFolderDataset
+from recon.errors import UserError
 from recon.models.registry import BUILDERS, Form, Options, build_model
+from recon.pipeline import look_at_channels, open_images, open_model
+from recon.settings import Settings
 
 OPTIONS = Options(8, residual_blocks=1, codebook_size=8, unet_width=1)
 
@@ -120,3 +126,26 @@ def test_images_whose_names_differ_by_their_endings_have_folders_of_their_own(
     assert show(folder_path_layers=images, layers_images=3) == 0
     folders = {str(Path(name).parent) for name in written(tmp_path / "out")}
     assert len(folders) == 3
+
+
+def test_one_slice_of_a_volume_keeps_its_number(show: Callable[..., int], tmp_path: Path) -> None:
+    volume = np.random.default_rng(0).random((32, 32, 3), np.float32)
+    (tmp_path / "scans").mkdir()
+    nibabel.save(nibabel.Nifti1Image(volume, np.eye(4)), tmp_path / "scans/brain.nii.gz")
+    assert show(folder_path_layers=tmp_path / "scans") == 0
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["brain.nii.gz@000"]
+
+
+def test_every_channel_of_a_layer_is_drawn_by_name_or_by_place(
+    write_images: Callable[..., Path], make_settings: Callable[..., Settings], tmp_path: Path
+) -> None:
+    torch.save(AutoEncoder().state_dict(), tmp_path / "model.pth")
+    model = open_model(tmp_path / "model.pth", make_settings(tile_size=32), AutoEncoder)
+    images = open_images(write_images(tmp_path / "seen", 1), model, ImageFolderDataset)
+    by_name, by_place = (look_at_channels(model, images, 0, of) for of in ("encoder.2", 1))
+    drawn = [figure.axes[0].images[0].get_array() for figure in (by_name, by_place)]
+    np.testing.assert_array_equal(*drawn)
+    assert by_name.axes[0].get_title(loc="left") or by_name.axes[0].get_title()
+    for layer in ("encoder", 99):
+        with pytest.raises(UserError, match=r"one of encoder\.0, .*; got"):
+            look_at_channels(model, images, 0, layer)

@@ -2,7 +2,7 @@
 
 from recon.pipeline.evaluating import run_evaluation
 from recon.pipeline.images import Datasets
-from recon.pipeline.layers import look_inside
+from recon.pipeline.layers import look_at_channels, look_inside
 from recon.pipeline.looking import look_at, open_images, open_model
 from recon.pipeline.models import LoadedModel
 from recon.pipeline.training import run_training
@@ -11,6 +11,7 @@ __all__ = [
     "Datasets",
     "LoadedModel",
     "look_at",
+    "look_at_channels",
     "look_inside",
     "open_images",
     "open_model",

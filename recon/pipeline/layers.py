@@ -19,7 +19,7 @@ from recon.data.loaders import to_unit_range
 from recon.errors import UserError
 from recon.evaluation.figures import to_picture
 from recon.evaluation.records import visible
-from recon.files import check_writable, replacing
+from recon.files import check_writable, file_of, replacing
 from recon.models.codebook import Codebook
 from recon.models.registry import Builder
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
@@ -27,7 +27,7 @@ from recon.pipeline.models import LoadedModel, load_model
 from recon.settings import Settings
 from recon.training.runtime import start_runtime, unwrap
 
-__all__ = ["look_inside", "run_layers"]
+__all__ = ["look_at_channels", "look_inside", "run_layers"]
 
 logger = logging.getLogger("recon")
 
@@ -100,9 +100,14 @@ def _choose(count: int, number: int) -> list[int]:
 
 
 def _names(dataset: FolderDataset, chosen: Sequence[int]) -> list[str]:
-    """A folder for each image: its path without the ending, unless two would share it."""
+    """A folder for each image: its path without the ending, unless two would share it.
+
+    Slices keep the whole: without the ending goes their number.
+    """
     paths = [dataset.paths.relative(index) for index in chosen]
-    stems = [str(PurePath(path).with_suffix("")) for path in paths]
+    stems = [
+        str(PurePath(path).with_suffix("")) if file_of(path) == path else path for path in paths
+    ]
     # A stem is also taken where a file bears it as its whole name: x.png beside x.png.jpg.
     taken = Counter([*stems, *set(paths)])
     return [p if taken[s] > 1 else s for p, s in zip(paths, stems, strict=True)]
@@ -116,8 +121,37 @@ def look_inside(model: LoadedModel, images: FolderDataset, index: int) -> tuple[
         images: Opened images.
         index: Which of them.
     """
-    inside = _inside(model, to_unit_range(images[index][None].to(model.runtime.device)))
+    inside = _look(model, images, index)
     return inside.layers(), inside.in_between()
+
+
+def look_at_channels(
+    model: LoadedModel, images: FolderDataset, index: int, layer: int | str
+) -> Figure:
+    """Every channel that one layer makes of an image.
+
+    Args:
+        model: An opened model.
+        images: Opened images.
+        index: Which of them.
+        layer: Its name, or its place among the layers, from 0.
+
+    Raises:
+        UserError: If there is no such layer.
+    """
+    inside = _look(model, images, index)
+    names = list(inside.maps)
+    if isinstance(layer, int) and -len(names) <= layer < len(names):
+        layer = names[layer]
+    if layer not in inside.maps:
+        raise UserError(
+            f"layer must be a place below {len(names)} or one of {', '.join(names)}; got {layer!r}"
+        )
+    return inside.channels(str(layer))
+
+
+def _look(model: LoadedModel, images: FolderDataset, index: int) -> "_Inside":
+    return _inside(model, to_unit_range(images[index][None].to(model.runtime.device)))
 
 
 class _Inside(NamedTuple):
@@ -135,6 +169,9 @@ class _Inside(NamedTuple):
 
     def in_between(self) -> Figure:
         return draw_latent(self.original, self.latent, self.reconstruction, codes=self.codes)
+
+    def channels(self, layer: str) -> Figure:
+        return draw_channels(f"{layer}  {self.kinds[layer]}", self.maps[layer])
 
 
 def _inside(model: LoadedModel, image: Tensor) -> _Inside:
@@ -161,9 +198,8 @@ def _draw(model: LoadedModel, image: Tensor, folder: Path, *, every_channel: boo
     _save(inside.layers(), folder / "layers.png")
     _save(inside.in_between(), folder / "latent.png")
     if every_channel:
-        for place, (name, of_layer) in enumerate(inside.maps.items(), start=1):
-            drawn = draw_channels(f"{name}  {inside.kinds[name]}", of_layer)
-            _save(drawn, folder / "channels" / f"{place:03d}_{name}.png")
+        for place, name in enumerate(inside.maps, start=1):
+            _save(inside.channels(name), folder / "channels" / f"{place:03d}_{name}.png")
 
 
 def _kind(network: nn.Module, name: str) -> str:
