@@ -188,7 +188,10 @@ def check_shapes(model: nn.Module, weights: Weights, path: Path) -> None:
     expected = {name: tuple(value.shape) for name, value in model.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if found != expected:
-        raise UserError(f"{path} holds another network: {_difference(found, expected)}")
+        raise UserError(
+            f"{path} holds another network: {_difference(found, expected)}; architecture, "
+            f"tile_size, color_mode and the network's own settings must be those of its training"
+        )
 
 
 def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
@@ -275,8 +278,9 @@ def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     other = sorted(n for n in found.keys() & expected.keys() if found[n] != expected[n])
     parts = [f"lacks {_some(lacking)}"] if lacking else []
     parts += [f"has {_some(extra)} besides"] if extra else []
-    parts += [f"{n} is {found[n]}, expected {expected[n]}" for n in other[:1]]
-    return f"it has {len(found)} weights, expected {len(expected)}; it " + "; ".join(parts)
+    parts = [f"it {' and '.join(parts)}"] if parts else []
+    parts += [f"its {n} is {found[n]}, expected {expected[n]}" for n in other[:1]]
+    return f"it has {len(found)} weights, expected {len(expected)}; " + "; ".join(parts)
 
 
 def _some(names: list[str]) -> str:
