@@ -177,13 +177,9 @@ def _listed(entry: os.DirEntry[str]) -> str:
         return ""
     image = entry.name if entry.name.lower().endswith(EXTENSIONS) else ""
     try:
-        if entry.is_dir():
-            return entry.name + "/"
-        # Opening a FIFO or a device would hang, a broken link is to be reported.
-        is_openable = entry.is_file() or (entry.is_symlink() and not Path(entry).exists())
+        return entry.name + "/" if entry.is_dir() else image
     except OSError:  # a link to itself
         return image
-    return image if is_openable else ""
 
 
 def _images_of(root: Path, path: str, slice_axis: int) -> Iterable[str]:
@@ -194,6 +190,8 @@ def _images_of(root: Path, path: str, slice_axis: int) -> Iterable[str]:
     if not path.lower().endswith(NIFTI_EXTENSIONS):
         return (path,)
     count = 1
+    if not (root / path).is_file():  # Opening a FIFO or a device would hang.
+        return (path,)
     with suppress(UnreadableImageError), _decoding(root / path), (root / path).open("rb") as stream:
         voxels, axis = _voxels(stream, slice_axis)
         count = voxels.shape[axis]

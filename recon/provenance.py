@@ -102,6 +102,8 @@ def _decoded(record: str) -> NDArray[np.uint64]:
 def _sample(path: str) -> int:
     digest, name = hashlib.blake2b(digest_size=8), file_of(path)
     try:
+        if not Path(name).is_file():
+            raise FileNotFoundError  # Opening a FIFO or a device would hang.
         with Path(name).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
             digest.update(str(size).encode())

@@ -192,14 +192,22 @@ def test_broken_links_with_an_image_name_are_listed_and_unreadable(tmp_path: Pat
             read_image(path)
 
 
-def test_pipes_and_sockets_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pipes_and_sockets_are_listed_and_fail_when_they_are_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     touch(tmp_path, "a.png")
     os.mkfifo(tmp_path / "pipe.png")
+    os.mkfifo(tmp_path / "pipe.nii")
+    os.mkfifo(tmp_path / "pipe.txt")
     (tmp_path / "link.png").symlink_to(tmp_path / "pipe.png")
     monkeypatch.chdir(tmp_path)
     with socket.socket(socket.AF_UNIX) as listener:
         listener.bind("socket.png")
-        assert relatives(find_images(tmp_path)) == ["a.png"]
+        paths = find_images(tmp_path)
+    assert relatives(paths) == ["a.png", "link.png", "pipe.nii", "pipe.png", "socket.png"]
+    for path in paths[1:]:
+        with pytest.raises(UnreadableImageError, match="not a regular file"):
+            read_image(path)
 
 
 def test_reading_a_pipe_is_refused_at_once(tmp_path: Path) -> None:

@@ -1,4 +1,5 @@
 import json
+import os
 import re
 import shutil
 import subprocess
@@ -170,6 +171,15 @@ def test_files_that_differ_between_equal_ends_are_told_apart(tmp_path: Path) -> 
     known = members(paths[:1], 1)
     assert known is not None
     assert among(paths, known) == 1
+
+
+def test_a_pipe_is_a_member_like_no_other_and_does_not_hang(tmp_path: Path) -> None:
+    paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
+    for path in paths:
+        os.mkfifo(path)
+    known = members(paths[:1], 1)
+    assert known is not None
+    assert [among([path], known) for path in paths] == [1, 0]
 
 
 def test_the_whole_of_a_small_file_counts(tmp_path: Path) -> None:

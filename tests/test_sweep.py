@@ -281,6 +281,26 @@ def test_a_fault_of_the_program_ends_the_sweep_and_does_not_come_back(
     assert "ZeroDivisionError" in trial.user_attrs["error"]
 
 
+def test_a_storage_that_fails_on_the_way_is_told_in_one_line_and_the_sweep_goes_on_later(
+    sweep: Callable[..., Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    database, report = tmp_path / "sweeps/sweep.db", sweeping.report
+
+    def vanish(*arguments: Any) -> None:
+        database.rename(tmp_path / "away.db")
+        database.mkdir()
+        report(*arguments)
+
+    monkeypatch.setattr(sweeping, "report", vanish)
+    with pytest.raises(UserError, match=r"sweep_storage cannot be written or read \(.*\); start"):
+        sweep()
+    monkeypatch.setattr(sweeping, "report", report)
+    database.rmdir()
+    (tmp_path / "away.db").rename(database)
+    states = [row["State"] for row in rows_of(sweep())]
+    assert states.count("complete") == 2
+
+
 # What is refused
 
 

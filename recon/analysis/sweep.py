@@ -27,8 +27,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from recon.errors import UserError
 
 __all__ = [
-    "CONTINUES", "ERROR", "FOLDER", "LOG", "RESUMES", "Dimension", "ask", "finished",
-    "importances", "occupied", "open_study", "reclaim", "report", "study_in_memory", "values_of",
+    "CONTINUES", "ERROR", "FOLDER", "LOG", "RESUMES", "Dimension", "ask", "failing_storage_told",
+    "finished", "importances", "occupied", "open_study", "reclaim", "report", "study_in_memory",
+    "values_of",
 ]  # fmt: skip
 
 FOLDER, ERROR, LOG = "folder", "error", "log"
@@ -129,6 +130,23 @@ def open_study(url: str, name: str, settings: Mapping[str, Any], *, pruning: boo
             f"back, or choose another sweep_name"
         )
     return study
+
+
+@contextmanager
+def failing_storage_told() -> Iterator[None]:
+    """Tell in one line that a database fails while a sweep is under way.
+
+    Raises:
+        UserError: In the place of what Optuna and the database raise.
+    """
+    try:
+        yield
+    except (SQLAlchemyError, OptunaError) as error:
+        reason = without_password(str(error.__cause__ or error).splitlines()[0])
+        raise UserError(
+            f"sweep_storage cannot be written or read ({reason}); start the sweep again to go on "
+            f"with it once it can"
+        ) from None
 
 
 def study_in_memory() -> Study:

@@ -21,6 +21,7 @@ from recon.analysis.sweep import (
     RESUMES,
     Dimension,
     ask,
+    failing_storage_told,
     finished,
     occupied,
     report,
@@ -74,7 +75,8 @@ def run_sweep(
     rehearse = partial(_rehearse, settings, auto_encoder, datasets)
     sweep = open_sweep(settings, datasets, asked, rehearse)
     try:
-        _work(sweep, auto_encoder, datasets)
+        with failing_storage_told():
+            _work(sweep, auto_encoder, datasets)
     except (InterruptedRunError, KeyboardInterrupt):
         command = sweep_command(settings, asked)
         logger.info("Go on with the sweep, this trial first, with:\n  %s", command)
