@@ -126,6 +126,7 @@ def test_the_record_beside_the_table_says_where_it_comes_from(
     assert record["row"] == {"type": "float32", "shape": [6]}
     assert record["settings"]["latents_pooling"] == "mean"
     assert record["seconds"] >= 0
+    assert record["table"] == str(place / "out/features.csv")
     assert sorted(path.name for path in (place / "out").iterdir()) == [
         "features.csv",
         "features.json",

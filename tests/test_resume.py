@@ -671,6 +671,10 @@ MALFORMED = [
     _with("1", "run", "average", "updates"), _with(-1, "run", "average", "updates"),
     _with(torch.zeros(2, 7), "optimizer_state_dict", "state", 0, "exp_avg"),
     _with("zeros", "optimizer_state_dict", "state", 0, "exp_avg"),
+    _with("0.1", "optimizer_state_dict", "param_groups", 0, "weight_decay"),
+    _with(float("nan"), "optimizer_state_dict", "param_groups", 0, "eps"),
+    _with([0.9, 0.99], "optimizer_state_dict", "param_groups", 0, "betas"),
+    _with([], "optimizer_state_dict", "param_groups"),
     _with([2**70] * 624, "run", "random", "numpy", 1), _with({}, "provenance", "settings"),
 ]  # fmt: skip
 

@@ -210,6 +210,7 @@ def _record(
     """Where the rows come from."""
     return {
         **describe_run(),
+        "table": settings.latents_file,  # Tables of one name and several formats share a record.
         "model": settings.model_path_latents,
         **belongs,
         "architecture": model.provenance.get("architecture", settings.architecture),

@@ -178,6 +178,7 @@ def _restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> Non
         trainer.average.updates = average["updates"]
         weights = average["last_step"]
     load_strictly(unwrap(trainer.model), weights, path)
+    _check_options(trainer.optimizer, checkpoint["optimizer_state_dict"])
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     _check_moments(trainer.optimizer)
     trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
@@ -206,6 +207,17 @@ def _check_kind(name: str, kind: Any, value: object) -> None:
         TypeAdapter(kind).validate_python(value, strict=True)
     except ValidationError as error:
         raise ValueError(f"{name}: {error.errors()[0]['msg']}") from None
+
+
+def _check_options(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
+    """Prove that the saved options of an optimiser are of the kinds of its own."""
+    pairs = zip(optimizer.param_groups, saved["param_groups"], strict=True)
+    for own, others in pairs:
+        for name in own.keys() & others.keys():
+            value, other = own[name], others[name]
+            known = None not in (value, other)
+            if known and (type(other) is not type(value) or other != other):
+                raise ValueError(f"{name} of the optimiser must be like {value!r}, not {other!r}")
 
 
 def _check_moments(optimizer: torch.optim.Optimizer) -> None:
