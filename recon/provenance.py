@@ -18,7 +18,7 @@ from recon.files import file_of
 
 __all__ = [
     "INITIAL", "among", "check_provenance", "describe_run", "fingerprint", "flatten",
-    "joined_members", "members", "shared_members", "without_members",
+    "joined_members", "members", "sample_files", "shared_members", "without_members",
 ]  # fmt: skip
 
 # Bytes that tell a file from others: so many pieces of it, evenly from its first to its last.
@@ -62,16 +62,22 @@ def fingerprint(paths: Iterable[str], folder: str, *, dated: bool = False) -> st
     return digest.hexdigest()
 
 
-def members(paths: Iterable[str], count: int) -> str | None:
-    """Eight bytes for each image, sorted, in base 64: enough to tell whether one was among them.
+def sample_files(paths: Iterable[str], count: int) -> NDArray[np.uint64] | None:
+    """Eight bytes for each image, in their order: the same for copies, whatever their names.
 
-    They are drawn from its file's size and pieces of its bytes, whatever the name, and from the
-    number of a slice. None where there are too many files to open each for that.
+    They are drawn from its file's size and pieces of its bytes, and from the number of a slice.
+    None where there are too many files to open each for that.
     """
     if count > MOST_MEMBERS:
         return None
-    digests = np.sort(np.fromiter(map(_sample, paths), np.uint64))
-    return base64.b64encode(digests.astype("<u8").tobytes()).decode()
+    return np.fromiter(map(_sample, paths), np.uint64, count)
+
+
+def members(samples: NDArray[np.uint64] | None) -> str | None:
+    """What `sample_files` gives, sorted, in base 64: enough to tell whether an image is there."""
+    if samples is None:
+        return None
+    return base64.b64encode(np.sort(samples).astype("<u8").tobytes()).decode()
 
 
 def among(paths: Iterable[str], encoded: str) -> int:
@@ -106,14 +112,16 @@ def _sample(path: str) -> int:
             raise FileNotFoundError  # Opening a FIFO or a device would hang.
         with Path(name).open("rb") as file:
             size = file.seek(0, os.SEEK_END)
+            if size == 0:
+                raise EOFError  # No image, so no copy of one.
             digest.update(str(size).encode())
             whole = size <= PIECE * PIECES
             for number in range(1 if whole else PIECES):
                 file.seek((size - PIECE) * number // (PIECES - 1) if number else 0)
                 digest.update(file.read(size if whole else PIECE))
         digest.update(os.fsencode(path[len(name) :]))
-    except OSError:
-        digest.update(os.fsencode(path))  # Gone: like no other.
+    except (OSError, EOFError):
+        digest.update(os.fsencode(path))  # Like no other.
     return int.from_bytes(digest.digest(), "little")
 
 

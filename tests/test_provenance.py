@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from recon import provenance
-from recon.provenance import among, describe_run, fingerprint, flatten, members
+from recon.provenance import among, describe_run, fingerprint, flatten, members, sample_files
 
 NAMES = ["a/1.png", "b/2.png"]
 
@@ -157,7 +157,7 @@ def test_the_fingerprint_of_slices_is_over_the_size_of_their_volume(tmp_path: Pa
 
 def test_slices_are_members_by_the_content_of_their_volume_and_their_number(tmp_path: Path) -> None:
     fill(tmp_path, {"a.nii": 9, "copy.nii": 9, "other.nii": 8})
-    known = members([f"{tmp_path}/a.nii@000", f"{tmp_path}/a.nii@001"], 2)
+    known = members(sample_files([f"{tmp_path}/a.nii@000", f"{tmp_path}/a.nii@001"], 2))
     assert known is not None
     assert among([f"{tmp_path}/copy.nii@{index:03}" for index in range(5)], known) == 2
     assert among([f"{tmp_path}/other.nii@000", f"{tmp_path}/copy.nii"], known) == 0
@@ -168,7 +168,7 @@ def test_files_that_differ_between_equal_ends_are_told_apart(tmp_path: Path) -> 
     paths = [str(tmp_path / name) for name in ("a.bmp", "b.bmp")]
     for path, value in zip(paths, (b"\x10", b"\x20"), strict=True):
         Path(path).write_bytes(border + value * 200_000 + border)
-    known = members(paths[:1], 1)
+    known = members(sample_files(paths[:1], 1))
     assert known is not None
     assert among(paths, known) == 1
 
@@ -177,7 +177,7 @@ def test_a_pipe_is_a_member_like_no_other_and_does_not_hang(tmp_path: Path) -> N
     paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
     for path in paths:
         os.mkfifo(path)
-    known = members(paths[:1], 1)
+    known = members(sample_files(paths[:1], 1))
     assert known is not None
     assert [among([path], known) for path in paths] == [1, 0]
 
@@ -186,7 +186,7 @@ def test_the_whole_of_a_small_file_counts(tmp_path: Path) -> None:
     paths = [str(tmp_path / name) for name in ("a.png", "b.png")]
     for path, value in zip(paths, (b"\x10", b"\x20"), strict=True):
         Path(path).write_bytes(bytes(32_000) + value + bytes(32_000))
-    known = members(paths[:1], 1)
+    known = members(sample_files(paths[:1], 1))
     assert known is not None
     assert among(paths, known) == 1
 

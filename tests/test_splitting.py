@@ -4,7 +4,9 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from numpy.typing import NDArray
 
 from datasets import ImagePaths
 from recon.errors import UserError
@@ -15,13 +17,18 @@ NAMES = [f"slide{s}/{t}.png" for s in range(10) for t in range(4)]
 
 
 def split(
-    folder: Path, names: list[str] = NAMES, *, resumed: bool = False, **changes: Any
+    folder: Path,
+    names: list[str] = NAMES,
+    samples: NDArray[np.uint64] | None = None,
+    *,
+    resumed: bool = False,
+    **changes: Any,
 ) -> tuple[list[str], list[str]]:
     paths = ImagePaths("images", names)
     settings = Settings(**changes)
-    kept, aside = split_off(paths, settings, folder, resumed=resumed)
-    write_split(paths, settings, aside, folder)
-    return [names[i] for i in kept], [names[i] for i in aside]
+    sides = split_off(paths, samples, settings, folder, resumed=resumed)
+    write_split(paths, settings, sides, folder)
+    return [names[i] for i in sides.kept], [names[i] for i in sides.aside]
 
 
 def test_the_validation_images_are_written_down(tmp_path: Path) -> None:
@@ -41,6 +48,25 @@ def test_a_resumed_run_reuses_the_choice_and_draws_no_other(tmp_path: Path) -> N
     assert aside == record["validation"]
     assert sorted(kept + aside) == sorted(NAMES)
     assert split(tmp_path) == drawn != (kept, aside)
+
+
+def test_copies_of_images_to_train_on_are_left_out_of_validation_also_when_resumed(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept, aside = split(tmp_path)
+    samples = np.arange(len(NAMES), dtype=np.uint64)
+    samples[NAMES.index(aside[1])] = samples[NAMES.index(kept[7])]
+    first = split(tmp_path, samples=samples)
+    assert first == (kept, [name for name in aside if name != aside[1]])
+    assert "Left out of validation: 1 of 4 images, which are byte for byte" in caplog.text
+    # The choice stands, whatever the files are by now.
+    assert split(tmp_path, resumed=True) == first
+    assert json.loads((tmp_path / SPLIT).read_text())["copies left out"] == [aside[1]]
+
+
+def test_validation_of_copies_alone_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match="each of the 4 of validation_fraction is byte for byte"):
+        split(tmp_path, samples=np.zeros(len(NAMES), np.uint64))
 
 
 @pytest.mark.parametrize(

@@ -18,7 +18,7 @@ from recon.models.preparation import IntensityRange, Preparation
 from recon.pipeline.models import preparation_of
 from recon.pipeline.paths import Paths, Relatives, every
 from recon.pipeline.splitting import split_off, write_split
-from recon.provenance import fingerprint, members, shared_members
+from recon.provenance import fingerprint, members, sample_files, shared_members
 from recon.settings import Settings
 from recon.training.runtime import Runtime
 from recon.training.trainer import Split
@@ -139,23 +139,25 @@ def training_data(
     """
     folder = settings.folder_path_train
     whole = open_folder(datasets, "folder_path_train", folder, preparation)
+    samples = _sample(whole.paths)
     held_out: FolderDataset | None = None
     keep: Callable[[], None] = lambda: None  # noqa: E731
     if settings.folder_path_validation:
-        train = whole
+        train, of_train = whole, samples
         held_out = _validation_folder(settings, datasets, preparation)
     else:
-        kept, aside = split_off(whole.paths, settings, checkpoints, resumed=resumed)
-        keep = partial(write_split, whole.paths, settings, aside, checkpoints)
+        sides = split_off(whole.paths, samples, settings, checkpoints, resumed=resumed)
+        keep = partial(write_split, whole.paths, settings, sides, checkpoints)
         part = partial(open_folder, datasets, "folder_path_train", folder, preparation)
-        train = part(paths=whole.paths.select(kept))
-        held_out = part(paths=whole.paths.select(aside)) if len(aside) else None
+        train = part(paths=whole.paths.select(sides.kept))
+        of_train = None if samples is None else samples[sides.kept]
+        held_out = part(paths=whole.paths.select(sides.aside)) if len(sides.aside) else None
     count = 0 if held_out is None else len(held_out)
     logger.info("Images: %d to train on, %d for validation", len(train), count)
-    record = {"train": _describe(train.paths), "validation": {"images": 0}}
+    record = {"train": _describe(train.paths, of_train), "validation": {"images": 0}}
     validation = None
     if held_out is not None:
-        record["validation"] = _describe(held_out.paths)
+        record["validation"] = _describe(held_out.paths, _sample(held_out.paths))
         _comment_on_copies(record)
         validation = _load(held_out, settings, runtime, shuffled=False)
     return TrainingData(_load(train, settings, runtime, shuffled=True), validation, record, keep)
@@ -188,12 +190,16 @@ def _comment_on_copies(record: dict[str, Any]) -> None:
         )
 
 
-def _describe(paths: Paths) -> dict[str, Any]:
+def _sample(paths: Paths) -> NDArray[np.uint64] | None:
+    return sample_files(every(paths), len(paths))
+
+
+def _describe(paths: Paths, samples: NDArray[np.uint64] | None) -> dict[str, Any]:
     return {
         "folder": paths.folder,
         "images": len(paths),
         "fingerprint": fingerprint(Relatives(paths), paths.folder),
-        "members": members(every(paths), len(paths)),
+        "members": members(samples),
     }
 
 

@@ -3,7 +3,7 @@
 import json
 import logging
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,7 +14,7 @@ from recon.files import write_json
 from recon.pipeline.paths import Paths, Relatives
 from recon.settings import Settings
 
-__all__ = ["SPLIT", "split_off", "write_split"]
+__all__ = ["SPLIT", "Sides", "split_off", "write_split"]
 
 logger = logging.getLogger("recon")
 
@@ -22,22 +22,34 @@ Indices = NDArray[np.int64]
 
 SPLIT = "validation_split.json"
 RULE = ("validation_group", "validation_fraction", "seed")  # settings that decide a choice
+COPIES = "copies left out"  # in the file of a split
 ODD_SHARE = 2.0  # a validation part so many times what was asked for is worth a word
 
 
+class Sides(NamedTuple):
+    """Indices of the images of a run."""
+
+    kept: Indices  # to train on
+    aside: Indices  # for validation
+    left_out: Indices  # of it, since they are copies of images to train on
+
+
 def split_off(
-    paths: Paths, settings: Settings, folder: Path, *, resumed: bool
-) -> tuple[Indices, Indices]:
+    paths: Paths,
+    samples: NDArray[np.uint64] | None,
+    settings: Settings,
+    folder: Path,
+    *,
+    resumed: bool,
+) -> Sides:
     """Choose the validation images, or those that the run has chosen before.
 
     Args:
         paths: Of all images.
+        samples: Of their files, the same for copies; None where they are too many.
         settings: Of the run.
         folder: Where `write_split` has put the choice of a resumed run.
         resumed: Whether this is one.
-
-    Returns:
-        Indices to train on and for validation.
 
     Raises:
         UserError: If the images cannot be split as asked, or a choice does not fit them.
@@ -45,13 +57,38 @@ def split_off(
     file = folder / SPLIT
     # Of a run that was killed before it could write its own, the choice is made again.
     choice = _read(file, settings) if resumed and file.is_file() else None
-    kept, aside = _choose(paths, settings) if choice is None else _sides(file, paths, choice)
-    leaking = shared_groups(Relatives(paths), kept, aside, settings.validation_group)
+    if choice is None:
+        sides = _without_copies(*_choose(paths, settings), samples)
+    else:
+        sides = _sides(file, paths, *choice)
+    group = settings.validation_group
+    leaking = shared_groups(Relatives(paths), sides.kept, sides.aside, group)
     if leaking:
         raise UserError(
             f"{file} puts {leaking[0]!r} on both sides of the split; remove it and start anew"
         )
-    return kept, aside
+    return sides
+
+
+def _without_copies(kept: Indices, aside: Indices, samples: NDArray[np.uint64] | None) -> Sides:
+    """Leave out of validation what is trained on under another name."""
+    if samples is None:
+        return Sides(kept, aside, aside[:0])
+    copies = np.isin(samples[aside], samples[kept])
+    if copies.any():
+        logger.warning(
+            "Left out of validation: %d of %d images, which are byte for byte among those to train "
+            "on; Check_images.py lists them",
+            copies.sum(),
+            len(aside),
+        )
+    if len(aside) and copies.all():
+        raise UserError(
+            f"validation needs images that are not trained on, and each of the {len(aside)} of "
+            f"validation_fraction is byte for byte among those; remove the copies, or give "
+            f"folder_path_validation"
+        )
+    return Sides(kept, aside[~copies], aside[copies])
 
 
 def _choose(paths: Paths, settings: Settings) -> tuple[Indices, Indices]:
@@ -104,10 +141,12 @@ def _comment(share: float, fraction: float, group: str) -> None:
         )
 
 
-def write_split(paths: Paths, settings: Settings, aside: Indices, folder: Path) -> None:
+def write_split(paths: Paths, settings: Settings, sides: Sides, folder: Path) -> None:
     """Put the choice where a resumed run finds it."""
-    chosen = [paths.relative(int(index)) for index in aside]
-    record = {"folder": paths.folder, **_rule(settings), "validation": chosen}
+    chosen, left_out = (
+        [paths.relative(int(index)) for index in part] for part in (sides.aside, sides.left_out)
+    )
+    record = {"folder": paths.folder, **_rule(settings), "validation": chosen, COPIES: left_out}
     write_json(folder / SPLIT, record)
 
 
@@ -116,19 +155,25 @@ def _rule(settings: Settings) -> dict[str, Any]:
     return {name: getattr(settings, name) for name in RULE}
 
 
-def _read(file: Path, settings: Settings) -> set[str] | None:
-    """The validation images of a run; None if another run, by other rules, has chosen them."""
+def _read(file: Path, settings: Settings) -> tuple[set[str], set[str]] | None:
+    """The images that a run has for validation, and those that it left out.
+
+    None if another run, by other rules, has chosen them.
+    """
     try:
         record = json.loads(file.read_text(encoding="utf-8"))
         rule = {name: record[name] for name in RULE}
-        wanted = set(record["validation"])
+        wanted, left_out = set(record["validation"]), set(record.get(COPIES, []))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{file} is no record of a split ({error}); start anew") from None
-    return wanted if rule == _rule(settings) else None
+    return (wanted, left_out) if rule == _rule(settings) else None
 
 
-def _sides(file: Path, paths: Paths, wanted: set[str]) -> tuple[Indices, Indices]:
-    held_out = np.fromiter((path in wanted for path in Relatives(paths)), bool, len(paths))
-    if held_out.sum() != len(wanted):
+def _sides(file: Path, paths: Paths, wanted: set[str], left_out: set[str]) -> Sides:
+    held_out, copies = (
+        np.fromiter((path in names for path in Relatives(paths)), bool, len(paths))
+        for names in (wanted, left_out)
+    )
+    if (held_out.sum(), copies.sum()) != (len(wanted), len(left_out)):
         raise UserError(f"{file} names images that are gone; put them back, or start anew")
-    return np.flatnonzero(~held_out), np.flatnonzero(held_out)
+    return Sides(*map(np.flatnonzero, (~(held_out | copies), held_out, copies)))
