@@ -90,16 +90,16 @@ def evaluate(
 ) -> None:
     """Reconstruct, measure and draw each image."""
     model.eval()
-    dataset, names = PilDataset(paths, augmented=False), iter(paths)
+    dataset, names = PilDataset(paths, augmented=False), iter(enumerate(paths))
     for images in DataLoader(dataset, args.batch, num_workers=args.workers):
         results = model(images.to(device)).cpu()
         for pair in zip(images, results, strict=True):
             original, result = (image.permute(1, 2, 0).numpy() for image in pair)
             psnr = peak_signal_noise_ratio(original, result, data_range=1.0)
             ssim = structural_similarity(original, result, data_range=1.0, channel_axis=-1)
-            name = next(names).name
+            number, path = next(names)
             text = f"PSNR {psnr:.2f} dB, SSIM {ssim:.4f}"
-            draw((original, result), text, name, out / f"{name}_comparison.png")
+            draw((original, result), text, path.name, out / f"{number}_comparison.png")
 
 
 def draw(pair: Sequence[NDArray[np.float32]], text: str, name: str, path: Path) -> None:

@@ -3,8 +3,8 @@
 import atexit
 import gc
 import importlib
-import logging
 import os
+import sys
 from functools import lru_cache
 from typing import Final, TypeVar, cast
 
@@ -81,8 +81,6 @@ def join_ranks(ranks: Ranks, device: torch.device) -> None:
     """
     if ranks.world == 1:
         return
-    if not ranks.first:
-        logging.getLogger("recon").setLevel(logging.ERROR)
     _connect("nccl" if device.type == "cuda" else "gloo")
 
 
@@ -106,5 +104,7 @@ def _disconnect() -> None:
     One that frees a tensor while the interpreter is being torn down aborts the process.
     """
     _CONTROL.clear()
+    for name in ("last_type", "last_value", "last_traceback", "last_exc"):
+        vars(sys).pop(name, None)  # An error that ended the process holds the network.
     gc.collect()  # Networks hold their group.
     distributed.destroy_process_group()

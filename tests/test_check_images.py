@@ -306,6 +306,16 @@ def test_the_run_is_recorded(check: Callable[..., int], folder: Path) -> None:
     assert record["seconds"] >= 0
 
 
+def test_the_record_of_a_model_is_not_replaced(
+    check: Callable[..., int], folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (folder / "out").mkdir()
+    (folder / "out/check.pth").write_bytes(b"")
+    assert check() == 2
+    assert "it tells what check.pth is" in capsys.readouterr().err
+    assert [path.name for path in (folder / "out").iterdir()] == ["check.pth"]
+
+
 def test_odd_names_are_text_on_one_line(check: Callable[..., int], folder: Path) -> None:
     for seed, name in enumerate((b"=1+1.png", b"\xff\n.png", b"_x0041_.png"), start=10):
         os.rename(folder / "train/0.png", folder / "train" / os.fsdecode(name))  # noqa: PTH104

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from datasets import ImageFolderDataset
 from recon.data.noise import add_noise, noise_seeds
+from recon.errors import UserError
 from recon.evaluation.noise_curves import NOISE_COLUMNS, NoiseRow, draw_noise_curves, noise_row
 from recon.evaluation.records import COLUMNS, NOISY, NoisyInput, Record
 from recon.evaluation.summary import Tally
@@ -136,6 +137,17 @@ def test_noise_that_stayed_with_an_image_in_training_does_not_come_back_in_the_t
 
 
 # The sweep
+
+
+def test_the_record_of_a_sweep_does_not_replace_that_of_a_model(
+    evaluate: Evaluate, tmp_path: Path
+) -> None:
+    (tmp_path / "metrics_noise.pth").write_bytes(b"")
+    with pytest.raises(
+        UserError, match=r"metrics_noise\.json': it tells what metrics_noise\.pth is"
+    ):
+        evaluate(noise_sweep=(0.1,))
+    assert not (tmp_path / "metrics.csv").exists()
 
 
 def test_a_sweep_writes_a_row_for_each_deviation_and_curves(

@@ -54,7 +54,7 @@ def test_the_record_of_the_model_is_not_replaced(
 ) -> None:
     (tmp_path / "link").symlink_to(tmp_path)
     for folder in (tmp_path, tmp_path / "link"):
-        with pytest.raises(UserError, match=r"model\.json tells what the model is"):
+        with pytest.raises(UserError, match=r"model\.json': it tells what model\.pth is"):
             evaluate(reconstruction_metrics_mse=str(folder / "model.xlsx"))
     assert not (tmp_path / "model.json").exists()
 

@@ -675,6 +675,12 @@ MALFORMED = [
     _with(float("nan"), "optimizer_state_dict", "param_groups", 0, "eps"),
     _with([0.9, 0.99], "optimizer_state_dict", "param_groups", 0, "betas"),
     _with([], "optimizer_state_dict", "param_groups"),
+    _with((0.9, 0.99, 0.9), "optimizer_state_dict", "param_groups", 0, "betas"),
+    _with((float("nan"), 0.99), "optimizer_state_dict", "param_groups", 0, "betas"),
+    _with(None, "optimizer_state_dict", "param_groups", 0, "eps"),
+    _with(True, "optimizer_state_dict", "param_groups", 0, "maximize"),
+    _with(float("inf"), "optimizer_state_dict", "param_groups", 0, "lr"),
+    lambda content: content["optimizer_state_dict"]["param_groups"][0].pop("betas"),
     _with([2**70] * 624, "run", "random", "numpy", 1), _with({}, "provenance", "settings"),
 ]  # fmt: skip
 

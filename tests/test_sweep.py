@@ -14,6 +14,7 @@ import torch
 from openpyxl import load_workbook
 from optuna.trial import TrialState
 from PIL import Image
+from sqlalchemy.exc import OperationalError
 from torch import Tensor, nn
 
 import Sweep
@@ -25,6 +26,7 @@ from recon.pipeline.sweep_space import read_space
 from recon.pipeline.sweeping import run_sweep
 from recon.settings import Settings
 from recon.sources import read_settings_file
+from recon.training import tracking
 
 SPACE: dict[str, Any] = {"learning_rate": [1e-2, 1e-3], "batch_size_train": [2, 4]}
 
@@ -297,8 +299,31 @@ def test_a_storage_that_fails_on_the_way_is_told_in_one_line_and_the_sweep_goes_
     monkeypatch.setattr(sweeping, "report", report)
     database.rmdir()
     (tmp_path / "away.db").rename(database)
-    states = [row["State"] for row in rows_of(sweep())]
-    assert states.count("complete") == 2
+    rows = rows_of(sweep())
+    assert [row["State"] for row in rows] == ["ended", "complete", "complete"]
+    assert rows[1]["Note"] == "goes on with trial 0"
+
+
+def test_a_storage_that_fails_for_a_moment_loses_no_trial(
+    sweep: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def locked(*_: Any) -> None:
+        raise OperationalError("", None, Exception("database is locked"))
+
+    with monkeypatch.context() as patched:
+        patched.setattr(sweeping, "report", locked)
+        with pytest.raises(UserError, match="database is locked"):
+            sweep()
+    assert rows_of(sweep())[0]["State"] == "ended"
+
+
+def test_a_sweep_that_is_finished_needs_nothing_but_its_study(
+    sweep: Callable[..., Path], tmp_path: Path, network: type[nn.Module]
+) -> None:
+    torch.save(network(3).state_dict(), tmp_path / "first.pth")
+    best = sweep(initial_weights=str(tmp_path / "first.pth"))
+    (tmp_path / "first.pth").unlink()
+    assert sweep(initial_weights=str(tmp_path / "first.pth")) == best
 
 
 # What is refused
@@ -334,11 +359,16 @@ def test_a_range_is_another_space_than_two_choices(sweep: Callable[..., Path]) -
         {"folder_path_validation": "nowhere"},
         {"architecture": "dense", "tile_size": 40},
         {"loss_weights_mse": {"ms_ssim": 1.0}},
+        {"tracking": "wandb"},
     ],
 )
 def test_nothing_is_written_for_a_sweep_that_cannot_be(
-    sweep: Callable[..., Path], tmp_path: Path, changes: dict[str, Any]
+    sweep: Callable[..., Path],
+    tmp_path: Path,
+    changes: dict[str, Any],
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    monkeypatch.setattr(tracking, "find_spec", lambda _: None)
     with pytest.raises(UserError):
         sweep(**changes)
     assert not (tmp_path / "sweeps").exists()

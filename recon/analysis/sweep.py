@@ -22,15 +22,19 @@ from optuna.distributions import CategoricalDistribution, FloatDistribution, Int
 from optuna.exceptions import OptunaError
 from optuna.study import Study
 from optuna.trial import FrozenTrial, Trial, TrialState
+from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from recon.errors import UserError
 
 __all__ = [
-    "CONTINUES", "ERROR", "FOLDER", "LOG", "RESUMES", "Dimension", "ask", "failing_storage_told",
-    "finished", "importances", "occupied", "open_study", "reclaim", "report", "study_in_memory",
-    "values_of",
+    "CONTINUES", "ERROR", "FOLDER", "LOG", "RESUMES", "STORAGE_ERRORS", "Dimension", "ask",
+    "failing_storage_told", "finished", "has_trials", "importances", "occupied", "open_study",
+    "reclaim", "report", "study_in_memory", "values_of",
 ]  # fmt: skip
+
+STORAGE_ERRORS = (SQLAlchemyError, OptunaError)
+"""What a database raises by way of Optuna, beside `optuna.TrialPruned`, which is no failure."""
 
 FOLDER, ERROR, LOG = "folder", "error", "log"
 """What is noted with a trial: its folder, while its lock is held; why it failed; how it went."""
@@ -132,6 +136,18 @@ def open_study(url: str, name: str, settings: Mapping[str, Any], *, pruning: boo
     return study
 
 
+def has_trials(url: str, name: str) -> bool:
+    """Whether a study has begun; its database is not created to find out."""
+    try:
+        place = make_url(url)
+        if place.drivername.startswith("sqlite") and not Path(place.database or "").is_file():
+            return False
+        known = {study.study_name: study.n_trials for study in optuna.get_all_study_summaries(url)}
+    except (SQLAlchemyError, OptunaError, ImportError, ValueError):
+        return False  # Opening it will tell why.
+    return known.get(name, 0) > 0
+
+
 @contextmanager
 def failing_storage_told() -> Iterator[None]:
     """Tell in one line that a database fails while a sweep is under way.
@@ -141,8 +157,9 @@ def failing_storage_told() -> Iterator[None]:
     """
     try:
         yield
-    except (SQLAlchemyError, OptunaError) as error:
-        reason = without_password(str(error.__cause__ or error).splitlines()[0])
+    except STORAGE_ERRORS as error:
+        cause = error.__cause__ or error
+        reason = without_password(next(iter(str(cause).splitlines()), type(cause).__name__))
         raise UserError(
             f"sweep_storage cannot be written or read ({reason}); start the sweep again to go on "
             f"with it once it can"

@@ -18,6 +18,7 @@ from recon.pipeline.features import further_terms
 from recon.pipeline.images import Datasets, TrainingData, training_data
 from recon.pipeline.models import (
     CHANNELS,
+    ONE_SIZE,
     architecture_of,
     edges,
     form_of,
@@ -38,7 +39,6 @@ __all__ = ["assemble"]
 logger = logging.getLogger("recon")
 
 PENALTIES = {"vae": "KL", "vqvae": "Commitment"}  # by objective, as the log names them
-ONE_SIZE = ("dense", "vae")  # architectures that take images of the size they were built for
 
 OPTIMIZERS: dict[str, Callable[..., torch.optim.Optimizer]] = {
     "adam": lambda model, **options: torch.optim.Adam(model.parameters(), **options),
@@ -144,7 +144,11 @@ def _criterion(
     except torch.OutOfMemoryError:
         raise
     except (ValueError, RuntimeError) as error:  # torch's own where a layer has nothing left.
-        raise UserError(f"{name}: {str(error).splitlines()[0]}") from None
+        window = _window(settings, objective)
+        raise UserError(
+            f"{name}: {str(error).splitlines()[0]} (images are {window[0]} x {window[1]} in "
+            f"training, by crop_size and tile_size)"
+        ) from None
     return criterion
 
 

@@ -23,6 +23,7 @@ from recon.pipeline.images import LISTED, Datasets, open_folder, reading_of
 from recon.pipeline.models import edges, preparation_of
 from recon.provenance import describe_run, fingerprint, flatten
 from recon.settings import Settings
+from recon.training.checkpoint import spare_sidecars
 from recon.training.meter import bar_hidden
 
 __all__ = ["run_check"]
@@ -74,6 +75,7 @@ def run_check(settings: Settings, datasets: Datasets, read_image: Reader) -> int
     book = Path(settings.image_check_file)
     for path in (book, book.with_suffix(".csv"), book.with_suffix(".json")):
         check_target(path, "image_check_file")
+    spare_sidecars(book.with_suffix(".json"), "image_check_file")
     with exclusive(book.with_suffix(".csv"), "image_check_file"):
         return _check(settings, datasets, read_image, book)
 

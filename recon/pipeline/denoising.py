@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping
+from pathlib import Path
 from typing import Any
 
 from recon.data.noise import add_noise, noise_seeds
@@ -14,7 +15,7 @@ from recon.pipeline.measuring import Task, measure
 from recon.pipeline.models import LoadedModel
 from recon.settings import Settings
 
-__all__ = ["corruption", "noise_of", "sweep_noise"]
+__all__ = ["corruption", "noise_files", "noise_of", "sweep_noise"]
 
 logger = logging.getLogger("recon")
 
@@ -34,6 +35,11 @@ def corruption(sigma: float, seed: int) -> Corrupt:
     return lambda images, indices: add_noise(images, sigma, noise_seeds(indices, seed, TEST))
 
 
+def noise_files(book: Path) -> list[Path]:
+    """Where `sweep_noise` writes table, curves and their record, beside a workbook."""
+    return [book.with_name(f"{book.stem}_noise{suffix}") for suffix in (".csv", ".png", ".json")]
+
+
 def sweep_noise(task: Task, record: Mapping[str, Any]) -> None:
     """Evaluate at every deviation of `noise_sweep`, and write a table, curves and their record.
 
@@ -49,12 +55,11 @@ def sweep_noise(task: Task, record: Mapping[str, Any]) -> None:
     started = time.perf_counter()
     rows = [_evaluate_at(task, sigma) for sigma in settings.noise_sweep]
     if task.model.runtime.ranks.first:
-        table = task.book.with_name(f"{task.book.stem}_noise.csv")
-        picture = table.with_suffix(".png")
+        table, picture, beside = noise_files(task.book)
         write_noise_curves(rows, table, picture)
         seconds = round(time.perf_counter() - started, 1)
         noise = {"standard deviations": list(settings.noise_sweep)}
-        write_json(table.with_suffix(".json"), {**record, "noise": noise, "seconds": seconds})
+        write_json(beside, {**record, "noise": noise, "seconds": seconds})
         logger.info("Noise: %s, as curves: %s", table, picture)
 
 

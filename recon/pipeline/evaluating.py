@@ -15,7 +15,7 @@ from recon.evaluation.workbook import RecordWriter
 from recon.files import check_target, check_writable, exclusive, write_json
 from recon.models.registry import Builder
 from recon.pipeline.compression import CodeCount
-from recon.pipeline.denoising import corruption, noise_of, sweep_noise
+from recon.pipeline.denoising import corruption, noise_files, noise_of, sweep_noise
 from recon.pipeline.explaining import explained
 from recon.pipeline.generating import write_generated
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
@@ -33,7 +33,7 @@ from recon.provenance import (
 )
 from recon.ranks import join_ranks
 from recon.settings import Settings
-from recon.training.checkpoint import sidecar
+from recon.training.checkpoint import spare_sidecars
 from recon.training.runtime import start_runtime
 
 __all__ = ["run_evaluation"]
@@ -77,7 +77,6 @@ def run_evaluation(
     pictures = Path(settings.of("recon_output", objective))
     _check_model(path, objective)
     _check_outputs(settings, objective, book, pictures)
-    _check_sidecar(path, objective, book)
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
@@ -146,18 +145,14 @@ def _check_outputs(settings: Settings, objective: str, book: Path, pictures: Pat
                 f"{str(book)!r}: the curves of noise_sweep would be {fate} the next time; choose "
                 f"another folder"
             )
-    for suffix in (book.suffix, ".csv", ".json"):
-        check_target(book.with_suffix(suffix), f"reconstruction_metrics_{objective}")
+    name = f"reconstruction_metrics_{objective}"
+    targets = [book.with_suffix(suffix) for suffix in (book.suffix, ".csv", ".json")]
+    targets += noise_files(book) if settings.noise_sweep else []
+    for target in targets:
+        check_target(target, name)
+        if target.suffix == ".json":
+            spare_sidecars(target, name)
     check_writable(pictures, f"recon_output_{objective}")
-
-
-def _check_sidecar(path: Path, objective: str, book: Path) -> None:
-    """Keep the record of the model from being replaced by the one of its evaluation."""
-    if book.with_suffix(".json").resolve() == sidecar(path).resolve():
-        raise UserError(
-            f"reconstruction_metrics_{objective} must not bear the name of the model, got "
-            f"{str(book)!r}: {sidecar(path).name} tells what the model is; choose another name"
-        )
 
 
 def _write_results(task: Task) -> tuple[Summary, list[str], dict[str, Any]]:

@@ -27,6 +27,7 @@ from recon.pipeline.progress import progress_bar
 from recon.provenance import describe_run, fingerprint
 from recon.ranks import join_ranks
 from recon.settings import Settings
+from recon.training.checkpoint import spare_sidecars
 from recon.training.runtime import Runtime, start_runtime, unwrap
 
 __all__ = ["run_export"]
@@ -61,6 +62,7 @@ def run_export(
     target = Path(settings.latents_file)
     check_format(target)
     check_target(target, "latents_file")
+    spare_sidecars(target.with_suffix(".json"), "latents_file")
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )

@@ -141,13 +141,12 @@ def look_at_channels(
     """
     inside = _look(model, images, index)
     names = list(inside.maps)
-    if isinstance(layer, int) and -len(names) <= layer < len(names):
-        layer = names[layer]
-    if layer not in inside.maps:
+    places = dict(enumerate(names)) | {name: name for name in names}
+    if layer not in places:
         raise UserError(
             f"layer must be a place below {len(names)} or one of {', '.join(names)}; got {layer!r}"
         )
-    return inside.channels(str(layer))
+    return inside.channels(places[layer])
 
 
 def _look(model: LoadedModel, images: FolderDataset, index: int) -> "_Inside":

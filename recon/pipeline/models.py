@@ -19,6 +19,7 @@ from recon.training.checkpoint import check_shapes, hash_weights, load_strictly,
 from recon.training.runtime import Runtime
 
 __all__ = [
+    "ONE_SIZE",
     "LoadedModel",
     "architecture_of",
     "edges",
@@ -36,6 +37,7 @@ MOST = {"residual_blocks": 1000}
 MOST_NUMBERS = 2**24  # for every other whole number of a network
 PREPARED = ("tile_size", "input_normalization", "intensity_range", "slice_axis")
 MEND = "mend or remove the model's record"
+ONE_SIZE = ("dense", "vae")  # architectures that take images of the size they were built for
 OWN_ARCHITECTURE = {"vae": "vae", "vqvae": "vqvae"}  # objectives that are one with their network
 
 
@@ -197,7 +199,7 @@ def _check_recorded(path: Path, values: Mapping[str, Any]) -> None:
 def _contradiction(path: Path, setting: str, asked: object, found: object) -> UserError:
     return UserError(
         f"{setting} = {asked!r} contradicts {path}, which was trained with {found!r}; leave the "
-        f"flag out"
+        f"flag, or its line in the --config file, out"
     )
 
 
@@ -223,11 +225,18 @@ def _reconcile(
         raise UserError(f"{path}: {error}; {MEND}") from None
     if recorded.channels not in CHANNELS.values():
         raise UserError(f"channels must be 1 or 3, got {recorded.channels} in {path}; {MEND}")
-    setting_of = {"channels": "color_mode"}
-    for name in ("channels", "input_normalization", "intensity_range", "slice_axis"):
-        setting = setting_of.get(name, name)
-        if setting in asked and getattr(recorded, name) != getattr(configured, name):
-            raise _contradiction(path, setting, getattr(settings, setting), getattr(recorded, name))
-    if "tile_size" in asked:
-        return recorded._replace(tile_size=configured.tile_size)
-    return recorded
+    if "color_mode" in asked and recorded.channels != configured.channels:
+        modes = {channels: mode for mode, channels in CHANNELS.items()}
+        raise _contradiction(path, "color_mode", settings.color_mode, modes[recorded.channels])
+    for name in ("input_normalization", "intensity_range", "slice_axis"):
+        if name in asked and getattr(recorded, name) != getattr(configured, name):
+            raise _contradiction(path, name, getattr(settings, name), getattr(recorded, name))
+    if "tile_size" not in asked or recorded.tile_size == configured.tile_size:
+        return recorded
+    if provenance.get("architecture") in ONE_SIZE:
+        raise _contradiction(path, "tile_size", configured.tile_size, recorded.tile_size)
+    logger.info(
+        "Images are resized to %d x %d pixels, as tile_size asks; the model was trained at %d x %d",
+        *(*configured.tile_size[::-1], *recorded.tile_size[::-1]),
+    )
+    return recorded._replace(tile_size=configured.tile_size)

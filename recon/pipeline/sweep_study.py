@@ -10,7 +10,7 @@ from typing import Any
 from filelock import FileLock
 from optuna.study import Study
 
-from recon.analysis.sweep import Dimension, open_study, reclaim
+from recon.analysis.sweep import Dimension, has_trials, open_study, reclaim
 from recon.data.splits import split_by_group
 from recon.errors import UserError
 from recon.files import check_writable
@@ -58,7 +58,7 @@ def open_sweep(
         settings: Of the sweep.
         datasets: `datasets.ImageFolderDataset`.
         asked: Names of the settings given on the command line.
-        rehearse: Refuses a space of which no training can come.
+        rehearse: Refuses a space of which no training can come; asked before the first trial.
 
     Raises:
         UserError: For anything that the user can put right.
@@ -68,10 +68,11 @@ def open_sweep(
     space = read_space(settings.sweep_space, objective)
     dimensions = leave_out_idle(space, architecture_of(settings, objective))
     _check_validation(settings, datasets)
-    rehearse(dimensions)
     folder = Path(settings.sweep_folder) / settings.sweep_name
-    check_writable(folder, "sweep_folder")
     url = settings.sweep_storage or f"sqlite:///{folder.parent / settings.sweep_name}.db"
+    if not has_trials(url, settings.sweep_name):
+        rehearse(dimensions)
+    check_writable(folder, "sweep_folder")
     with FileLock(folder / DATABASE_LOCK):  # Two processes that create tables at once would fail.
         study = open_study(
             url,

@@ -19,6 +19,7 @@ from recon.analysis.sweep import (
     FOLDER,
     LOG,
     RESUMES,
+    STORAGE_ERRORS,
     Dimension,
     ask,
     failing_storage_told,
@@ -73,15 +74,15 @@ def run_sweep(
         InterruptedRunError: If a signal ended the sweep.
     """
     rehearse = partial(_rehearse, settings, auto_encoder, datasets)
-    sweep = open_sweep(settings, datasets, asked, rehearse)
-    try:
-        with failing_storage_told():
+    with failing_storage_told():
+        sweep = open_sweep(settings, datasets, asked, rehearse)
+        try:
             _work(sweep, auto_encoder, datasets)
-    except (InterruptedRunError, KeyboardInterrupt):
-        command = sweep_command(settings, asked)
-        logger.info("Go on with the sweep, this trial first, with:\n  %s", command)
-        raise
-    return _conclude(sweep)
+        except (InterruptedRunError, KeyboardInterrupt):
+            command = sweep_command(settings, asked)
+            logger.info("Go on with the sweep, this trial first, with:\n  %s", command)
+            raise
+        return _conclude(sweep)
 
 
 def _rehearse(
@@ -93,9 +94,11 @@ def _rehearse(
     """Refuse now what would end the sweep after its first trials."""
     study, reason = study_in_memory(), ""
     for _ in range(HOPELESS):
-        values = values_of(ask(study, dimensions, settings.seed).params, dimensions)
+        trial = ask(study, dimensions, settings.seed)
+        values = values_of(trial.params, dimensions)
+        folder = Path(settings.sweep_folder) / settings.sweep_name / f"trial_{trial.number:04d}"
         try:
-            tried = _merged(settings, {**values, "resume": ""})
+            tried = _merged(settings, {**values, **_places(settings, folder), "resume": ""})
             check_training(tried, settings.sweep_objective, auto_encoder, datasets)
         except UserError as error:
             reason = str(error)
@@ -103,7 +106,7 @@ def _rehearse(
             return
         finally:
             _free_memory()
-    raise UserError(f"no trial of this sweep could be trained: {reason}")
+    raise UserError(f"none of the first {HOPELESS} trials could be trained: {reason}")
 
 
 def _work(sweep: Sweep, auto_encoder: Builder, datasets: Datasets) -> None:
@@ -133,7 +136,7 @@ def _run_trial(sweep: Sweep, auto_encoder: Builder, datasets: Datasets) -> str |
             logger.warning("Trial %d failed: %s", trial.number, error)
             _fail(sweep, trial, str(error))
             return str(error)
-        except OSError:
+        except (OSError, *STORAGE_ERRORS):
             raise  # Left as it is, as after a signal, to be gone on with.
         except Exception as error:
             _fail(sweep, trial, repr(error))  # Else it would come back at every start.
@@ -204,11 +207,9 @@ def _settings_of(
     sweep: Sweep, values: Mapping[str, Any], folder: Path, resume: str
 ) -> tuple[Settings, frozenset[str]]:
     """The settings of a trial, and the names of those that a command must repeat."""
-    given, objective = sweep.settings, sweep.objective
+    given = sweep.settings
     moved = {
-        f"model_saved_location_{objective}": str(folder),
-        f"training_loss_file_{objective}": str(folder / "training_loss.csv"),
-        "tracking_folder": str(Path(given.tracking_folder) / given.sweep_name / folder.name),
+        **_places(given, folder),
         # The one that is kept is the last, and a second name for it: it takes no space.
         "save_interval": values.get("num_epochs", given.num_epochs),
         "keep_checkpoints": 1,
@@ -217,6 +218,16 @@ def _settings_of(
     settings = _merged(given, {**values, **moved})
     asked = {name for name in sweep.asked if not name.startswith("sweep_")}
     return settings, frozenset(asked | values.keys() | moved.keys())
+
+
+def _places(given: Settings, folder: Path) -> dict[str, str]:
+    """Where a trial writes."""
+    objective = given.sweep_objective
+    return {
+        f"model_saved_location_{objective}": str(folder),
+        f"training_loss_file_{objective}": str(folder / "training_loss.csv"),
+        "tracking_folder": str(Path(given.tracking_folder) / given.sweep_name / folder.name),
+    }
 
 
 def _merged(given: Settings, values: Mapping[str, Any]) -> Settings:

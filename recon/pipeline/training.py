@@ -22,12 +22,13 @@ from recon.pipeline.models import architecture_of, options_of, preparation_of
 from recon.provenance import INITIAL, describe_run, without_members
 from recon.ranks import join_ranks
 from recon.settings import Settings
+from recon.training.checkpoint import sidecar, spare_sidecars
 from recon.training.keeper import Keeper, restore
 from recon.training.logs import EpochRow, as_columns
 from recon.training.panels import panel_of
 from recon.training.resume import find_checkpoint, refuse_changes
 from recon.training.runtime import Runtime, start_runtime
-from recon.training.tracking import EpochTracking, open_trackers, run_name
+from recon.training.tracking import EpochTracking, check_trackers, open_trackers, run_name
 from recon.training.trainer import Trainer
 
 __all__ = ["check_training", "run_training"]
@@ -67,6 +68,7 @@ def run_training(
     loss_file = Path(settings.of("training_loss_file", objective))
     check_writable(folder, f"model_saved_location_{objective}")
     check_target(loss_file, f"training_loss_file_{objective}")
+    spare_sidecars(sidecar(loss_file), f"training_loss_file_{objective}")
     _check_place(loss_file, settings, objective)
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
@@ -94,7 +96,9 @@ def run_training(
 def check_training(
     settings: Settings, objective: str, auto_encoder: Builder, datasets: Datasets
 ) -> None:
-    """Refuse what training refuses before its first step; nothing is written.
+    """Refuse settings and images that training refuses before its first step.
+
+    Nothing is written; what the disk and its owners say against writing is not asked.
 
     Args:
         settings: Of the run.
@@ -105,6 +109,8 @@ def check_training(
     Raises:
         UserError: For anything that the user can put right.
     """
+    _check_place(Path(settings.of("training_loss_file", objective)), settings, objective)
+    check_trackers(settings.tracking)
     uncached = settings.model_copy(update={"cache": "none"})
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic

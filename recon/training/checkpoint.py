@@ -32,6 +32,7 @@ __all__ = [
     "save_final",
     "save_torch",
     "sidecar",
+    "spare_sidecars",
 ]
 
 Weights = dict[str, Tensor]
@@ -84,6 +85,24 @@ def save_final(path: Path, weights: Weights, provenance: Mapping[str, Any]) -> N
 def sidecar(path: Path) -> Path:
     """The file that says what a final model is."""
     return path.with_suffix(".json")
+
+
+def spare_sidecars(record: Path, setting: str) -> None:
+    """Keep the record of a model from being replaced by another one.
+
+    Args:
+        record: The `.json` that is to be written.
+        setting: That says where.
+
+    Raises:
+        UserError: If a model bears the same name.
+    """
+    model = record.with_suffix(".pth")
+    if model.is_file():
+        raise UserError(
+            f"{setting} must not bear the name of a model, got {str(record)!r}: it tells what "
+            f"{model.name} is; choose another name"
+        )
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:
@@ -158,7 +177,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 def _check_hash(weights: Weights, record: Mapping[str, Any], path: Path) -> None:
     """Prove that a checkpoint holds the weights that were written to it."""
-    if record.get("weights_sha256", own := hash_weights(weights)) != own:
+    recorded = record.get("weights_sha256")
+    if recorded is not None and recorded != hash_weights(weights):
         raise UserError(f"{path} is damaged: its weights are not those that were saved")
 
 
@@ -278,9 +298,10 @@ def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     other = sorted(n for n in found.keys() & expected.keys() if found[n] != expected[n])
     parts = [f"lacks {_some(lacking)}"] if lacking else []
     parts += [f"has {_some(extra)} besides"] if extra else []
-    parts = [f"it {' and '.join(parts)}"] if parts else []
+    counts = f"it has {len(found)} weights, expected {len(expected)}"
+    parts = [f"{counts}; it {' and '.join(parts)}"] if parts else []
     parts += [f"its {n} is {found[n]}, expected {expected[n]}" for n in other[:1]]
-    return f"it has {len(found)} weights, expected {len(expected)}; " + "; ".join(parts)
+    return "; ".join(parts)
 
 
 def _some(names: list[str]) -> str:

@@ -39,6 +39,8 @@ logger = logging.getLogger("recon")
 MALFORMED = (
     LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError
 )  # fmt: skip
+OPTIONS = {"lr", "betas", "eps", "weight_decay"}
+APART = {"params", "lr", "fused", "foreach", "capturable"}  # how it computes, not what
 Count = Annotated[int, Field(strict=True, ge=0)]
 
 
@@ -210,14 +212,16 @@ def _check_kind(name: str, kind: Any, value: object) -> None:
 
 
 def _check_options(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Prove that the saved options of an optimiser are of the kinds of its own."""
-    pairs = zip(optimizer.param_groups, saved["param_groups"], strict=True)
-    for own, others in pairs:
-        for name in own.keys() & others.keys():
-            value, other = own[name], others[name]
-            known = None not in (value, other)
-            if known and (type(other) is not type(value) or other != other):
-                raise ValueError(f"{name} of the optimiser must be like {value!r}, not {other!r}")
+    """Prove that the options of an optimiser are those of its own, but for the learning rate.
+
+    Releases of torch know other ones; those that decide a step must be there.
+    """
+    for own, others in zip(optimizer.param_groups, saved["param_groups"], strict=True):
+        for name in (own.keys() & others.keys() | OPTIONS) - APART:
+            if not (type(others[name]) is type(own[name]) and others[name] == own[name]):
+                raise ValueError(f"{name} of the optimiser is {others[name]!r}, not {own[name]!r}")
+        if not (isinstance(others["lr"], float) and 0 <= others["lr"] < math.inf):
+            raise ValueError(f"lr of the optimiser is {others['lr']!r}")
 
 
 def _check_moments(optimizer: torch.optim.Optimizer) -> None:

@@ -106,6 +106,8 @@ def start_runtime(gpus: str, precision: str, *, seed: int, deterministic: bool) 
             does not compute.
     """
     ranks = ranks_of_environment()
+    if not ranks.first:  # One process speaks for all.
+        logger.setLevel(logging.ERROR)
     device, devices = _find_device(gpus, ranks)
     random.seed(seed)
     np.random.seed(seed)  # noqa: NPY002 - the libraries that read it know no other

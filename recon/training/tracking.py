@@ -14,6 +14,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -30,6 +31,7 @@ __all__ = [
     "TrackedRun",
     "Tracker",
     "WandbTracker",
+    "check_trackers",
     "open_trackers",
     "run_name",
 ]
@@ -213,6 +215,7 @@ def open_trackers(
     """
     if not tracking:
         return []
+    check_trackers(tracking)
     place = _folder_of_run(folder / name, resumed=epoch is not None)
     check_writable(place, "tracking_folder")
     run = TrackedRun(place, config, project, mode, epoch)
@@ -221,14 +224,30 @@ def open_trackers(
         try:
             trackers.append(TRACKERS[kind](run))
         except ImportError:
-            raise UserError(
-                f"tracking = {kind!r} needs the package {kind}: pip install {kind}"
-            ) from None
+            raise _missing(kind) from None
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001 - a run that is resumed at night must go on
             _give_up(f"tracking = {kind!r}", error)
     return trackers
+
+
+def check_trackers(tracking: str) -> None:
+    """Prove that the packages of trackers are there.
+
+    Args:
+        tracking: As for `open_trackers`.
+
+    Raises:
+        UserError: If one is missing.
+    """
+    for kind in filter(None, tracking.split(",")):
+        if find_spec(kind) is None:
+            raise _missing(kind)
+
+
+def _missing(kind: str) -> UserError:
+    return UserError(f"tracking = {kind!r} needs the package {kind}: pip install {kind}")
 
 
 def _folder_of_run(folder: Path, *, resumed: bool) -> Path:
