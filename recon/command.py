@@ -62,9 +62,9 @@ def run_command(
     except UserError as error:
         return _refuse(str(error))
     except InterruptedRunError as error:
-        return _refuse(str(error), 128 + error.signum)
+        return _end(str(error), 128 + error.signum)
     except KeyboardInterrupt:
-        return _refuse("ended by Ctrl-C", 130)
+        return _end("ended by Ctrl-C", 130)
     except ModuleNotFoundError as error:  # from a worker process, below its traceback
         return _refuse(str(error).splitlines()[-1].removeprefix("ModuleNotFoundError: "))
     except OSError as error:
@@ -91,9 +91,13 @@ def _sigterm_as_error() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _refuse(message: str, code: int = USER_ERROR) -> int:
+def _refuse(message: str) -> int:
+    return _end(f"error: {' '.join(message.split())}", USER_ERROR)
+
+
+def _end(message: str, code: int) -> int:
     with suppress(OSError):  # Where nothing can be told, the code tells it.
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+        sys.stderr.write(f"{message}\n")
     return code
 
 

@@ -5,7 +5,7 @@ import os
 import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from pathlib import Path
+from pathlib import Path, PurePath
 from typing import Any
 
 from filelock import FileLock, Timeout
@@ -34,6 +34,14 @@ def file_of(path: str) -> str:
     """The file that an image is read from: `a.nii.gz` for its slice `a.nii.gz@057`."""
     file, _, index = path.rpartition("@")
     return file if index.isdecimal() and file.lower().endswith((".nii", ".nii.gz")) else path
+
+
+def without_ending(path: str) -> str:
+    """The path of an image without the ending of its file; that of a slice stays as it is."""
+    if file_of(path) != path:  # Without the ending would go the number.
+        return path
+    ending = ".nii.gz" if path.lower().endswith(".nii.gz") else PurePath(path).suffix
+    return path[: len(path) - len(ending)]
 
 
 def partial_name(path: Path) -> Path:

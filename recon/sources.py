@@ -49,7 +49,8 @@ def read_settings_file(path: Path) -> Source:
         tree = ast.parse(path.read_text(encoding="utf-8"))
     # Not UTF-8, null bytes, or nested too deeply.
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
-        raise UserError(f"--config {path} cannot be read: {_first_line(error)}") from None
+        reason = error.strerror if isinstance(error, OSError) else _first_line(error)
+        raise UserError(f"--config {path} cannot be read: {reason}") from None
     values = {}
     for node in tree.body:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant):

@@ -1,5 +1,6 @@
 """Every network of the suite trains, resumes bit for bit, and is evaluated as it was trained."""
 
+import logging
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -114,6 +115,23 @@ def test_a_flag_against_the_record_of_the_network_is_refused(
         run_evaluation(
             contrary, objective, AutoEncoder, ImageFolderDataset, asked=frozenset({name})
         )
+
+
+def test_another_size_is_refused_where_the_network_has_one_and_told_where_it_has_none(
+    settings_of: Callable[..., tuple[Settings, str]], caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.INFO, "recon")
+    asked = frozenset({"tile_size"})
+    settings, objective = settings_of("dense")
+    train(settings, objective)
+    other = settings.model_copy(update={"tile_size": 64})
+    with pytest.raises(UserError, match=r"tile_size = \(64, 64\) contradicts .* trained with \(32"):
+        run_evaluation(other, objective, AutoEncoder, ImageFolderDataset, asked=asked)
+    settings, objective = settings_of("residual", "other")
+    train(settings, objective)
+    other = settings.model_copy(update={"tile_size": 64})
+    run_evaluation(other, objective, AutoEncoder, ImageFolderDataset, asked=asked)
+    assert "resized to 64 x 64 pixels, as tile_size asks; the model was trained" in caplog.text
 
 
 @pytest.mark.parametrize(

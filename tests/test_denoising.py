@@ -3,6 +3,7 @@
 import csv
 import json
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +24,7 @@ from recon.evaluation.summary import Tally
 from recon.models.preparation import Preparation
 from recon.pipeline import LoadedModel, run_evaluation
 from recon.pipeline.denoising import corruption, noise_of
+from recon.training.checkpoint import save_final
 from recon.training.runtime import Runtime
 
 INF, NAN = float("inf"), float("nan")
@@ -136,6 +138,22 @@ def test_noise_that_stayed_with_an_image_in_training_does_not_come_back_in_the_t
     assert not torch.equal(corruption(0.1, 0)(images, [0, 1, 2]), trained)
 
 
+def test_the_noise_of_the_training_is_not_taken_for_that_of_the_evaluation(
+    write_images: Callable[..., Path], make_settings: Callable[..., Any], tmp_path: Path
+) -> None:
+    write_images(tmp_path / "test", 2, edge=32)
+    save_final(tmp_path / "m.pth", Smooth().state_dict(), {"settings": {"noise_std": 0.3}})
+    for noise, refused in ((0.1, True), (0.3, False)):
+        settings = make_settings(
+            tile_size=32, noise_std=noise, model_path_mse=str(tmp_path / "m.pth")
+        )
+        expected = pytest.raises(UserError, match=r"noise_std = 0\.1 contradicts .*noise_std_test")
+        with expected if refused else nullcontext():
+            run_evaluation(
+                settings, "mse", Smooth, ImageFolderDataset, asked=frozenset({"noise_std"})
+            )
+
+
 # The sweep
 
 
@@ -143,9 +161,7 @@ def test_the_record_of_a_sweep_does_not_replace_that_of_a_model(
     evaluate: Evaluate, tmp_path: Path
 ) -> None:
     (tmp_path / "metrics_noise.pth").write_bytes(b"")
-    with pytest.raises(
-        UserError, match=r"metrics_noise\.json': it tells what metrics_noise\.pth is"
-    ):
+    with pytest.raises(UserError, match=r"metrics_noise\.json.*: it tells what metrics_noise"):
         evaluate(noise_sweep=(0.1,))
     assert not (tmp_path / "metrics.csv").exists()
 

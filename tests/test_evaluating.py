@@ -1,5 +1,6 @@
 """An evaluation spoils no other run, nor its own model and images."""
 
+import logging
 import os
 import shutil
 import signal
@@ -47,6 +48,38 @@ def test_a_second_run_into_one_workbook_is_refused(
     evaluate()
     beside = {path.name for path in tmp_path.glob("*metrics*")}
     assert beside == {".metrics.csv.lock", "metrics.csv", "metrics.json", "metrics.xlsx"}
+
+
+def test_pictures_of_other_evaluations_are_counted(
+    evaluate: Callable[..., Any],
+    write_images: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    evaluate()
+    evaluate()
+    assert "other evaluations" not in caplog.text
+    evaluate(folder_path_test=str(write_images(tmp_path / "others", names=["one.png"])))
+    assert f"3 pictures below {tmp_path / 'pictures'} are of other evaluations" in caplog.text
+    caplog.clear()
+    evaluate(save_images="none")
+    assert "4 pictures below" in caplog.text
+
+
+def test_the_model_is_told_in_a_few_words(
+    train: Callable[..., Any],
+    evaluate: Callable[..., Any],
+    write_images: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level(logging.INFO, "recon")
+    evaluate()
+    assert "model.pth (of no record, 16 x 16 pixels)\n" in caplog.text
+    write_images(tmp_path / "train", 4)
+    train(validation_fraction=0.0)
+    evaluate(model_path_mse=str(tmp_path / "out/Final_Model_AE_MSE.pth"))
+    assert "AE_MSE.pth (auto_encoder, 16 x 16 pixels, trained with MSE)\n" in caplog.text
 
 
 def test_the_record_of_the_model_is_not_replaced(

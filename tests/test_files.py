@@ -3,7 +3,15 @@ from pathlib import Path
 import pytest
 
 from recon.errors import UserError
-from recon.files import check_writable, file_of, partial_name, publish, replacing, synchronise
+from recon.files import (
+    check_writable,
+    file_of,
+    partial_name,
+    publish,
+    replacing,
+    synchronise,
+    without_ending,
+)
 
 
 def write_then(path: Path, text: str, error: BaseException, *, durable: bool = True) -> None:
@@ -190,3 +198,19 @@ def test_an_exception_leaves_the_old_file_that_need_not_last(tmp_path: Path) -> 
 )
 def test_a_slice_is_read_from_its_volume_and_all_else_from_itself(image: str, file: str) -> None:
     assert file_of(image) == file
+
+
+@pytest.mark.parametrize(
+    ("image", "without"),
+    [
+        ("b/a.png", "b/a"),
+        ("b.c/a", "b.c/a"),
+        ("a.tar.PNG", "a.tar"),
+        ("b/a.nii.gz", "b/a"),
+        ("a.NII.GZ", "a"),
+        ("a.nii", "a"),
+        ("a.nii.gz@057", "a.nii.gz@057"),
+    ],
+)
+def test_the_ending_is_that_of_the_file(image: str, without: str) -> None:
+    assert without_ending(image) == without

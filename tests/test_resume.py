@@ -527,7 +527,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_it_and_resume_equals_one_go(
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert output.splitlines()[-1] == "error: ended by SIGTERM"
+    assert output.splitlines()[-1] == "ended by SIGTERM"
     saved = torch.load(tmp_path / "parts" / LAST, weights_only=True)
     assert saved["run"]["state"]["step"] > 0
     assert saved["epoch"] < 2
@@ -697,3 +697,24 @@ def test_a_checkpoint_whose_state_is_malformed_is_refused_in_one_line(
         with pytest.raises(UserError, match=r"changed\.pth cannot be resumed: .+") as caught:
             train(**places(tmp_path, "run"), **FULL, resume=str(tmp_path / "changed.pth"))
         assert "\n" not in str(caught.value), number
+
+
+def test_a_run_that_has_nothing_left_to_do_says_so(
+    train: Train, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert images.is_dir()
+    caplog.set_level("INFO", "recon")
+    train(**places(tmp_path, "run"), **FULL, num_epochs=1)
+    train(**places(tmp_path, "run"), **FULL, num_epochs=1, resume="auto")
+    assert "All 1 epochs are done; a higher num_epochs would go on" in caplog.text
+
+
+def test_a_log_of_a_run_in_another_folder_is_not_replaced_in_silence(
+    train: Train, images: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    assert images.is_dir()
+    log = {"training_loss_file_mse": str(tmp_path / "loss.csv")}
+    for name, told in (("first", False), ("first", False), ("second", True)):
+        train(**places(tmp_path, name) | log, **FULL, num_epochs=1)
+        words = f"loss.csv is of the run in {tmp_path / 'first'}, and is replaced"
+        assert (words in caplog.text) == told

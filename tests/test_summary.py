@@ -73,6 +73,15 @@ def test_a_nan_counts_as_the_worst() -> None:
     assert extremes.best[0].path == "high"
 
 
+def test_no_image_is_among_the_worst_and_the_best() -> None:
+    for count, few in ((1, 1), (3, 1), (8, 4), (30, 5)):
+        tally = Tally()
+        tally.add([record(str(place), place / 100) for place in range(count)])
+        summary = tally.summary()
+        assert len(summary.worst) == len(summary.best) == few
+        assert count == 1 or not set(summary.worst) & set(summary.best)
+
+
 def test_a_tally_counts_identical_images() -> None:
     tally = Tally()
     tally.add([record("a", 1.0, mse=0.0), record("b", 0.5)])
@@ -84,4 +93,4 @@ def test_a_tally_counts_identical_images() -> None:
         ("PSNR", 1),
         ("SSIM", 3),
     ]
-    assert [entry.path for entry in summary.worst] == ["b", "a", "c"]
+    assert [entry.path for entry in summary.worst] == ["b"]

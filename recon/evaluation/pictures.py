@@ -8,6 +8,7 @@ import heapq
 import os
 import struct
 import zlib
+from array import array
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -22,9 +23,9 @@ from PIL import Image
 
 from recon.evaluation.figures import Panel, compose_comparison
 from recon.evaluation.records import Record
-from recon.files import replacing, synchronise_everything
+from recon.files import replacing, synchronise_everything, without_ending
 
-__all__ = ["Comparison", "PictureWriter", "Selection", "picture_names", "write_png"]
+__all__ = ["Comparison", "PictureWriter", "Selection", "count_others", "picture_names", "write_png"]
 
 SUFFIX = "_comparison.png"
 LONGEST_NAME = 255 - len(".partial")  # bytes: what file systems take, less the name while writing
@@ -107,6 +108,7 @@ class PictureWriter:
         self.pool = ThreadPoolExecutor(threads)
         self.most_pending = 8 * threads  # keeps memory constant when the disk is slow
         self.pending: deque[Future[None]] = deque()
+        self.written = array("Q")  # hashes of the names
 
     def __enter__(self) -> "PictureWriter":
         return self
@@ -118,7 +120,9 @@ class PictureWriter:
             OSError: If an earlier picture could not be written.
         """
         for comparison in comparisons:
-            path = self.folder / self.names(comparison.image)
+            name = self.names(comparison.image)
+            path = self.folder / name
+            self.written.append(_hash(name))
             self.pending.append(self.pool.submit(_write, path, comparison))
             while len(self.pending) > self.most_pending:
                 self.pending.popleft().result()
@@ -176,6 +180,23 @@ def _caption(record: Record) -> str:
     return caption if record.noisy is None else f"{caption}   gain {record.noisy.gain:+.2f} dB"
 
 
+def count_others(folder: Path, written: Iterable["array[int]"]) -> int:
+    """How many comparisons below a folder are not among those that were written.
+
+    Args:
+        folder: Of all comparisons.
+        written: By each process: `PictureWriter.written`.
+    """
+    known = np.concatenate([np.frombuffer(hashes, np.uint64) for hashes in written])
+    found = (
+        _hash(os.path.relpath(os.path.join(place, name), folder))  # noqa: PTH118 - as str
+        for place, _, names in os.walk(folder)
+        for name in names
+        if name.endswith(SUFFIX)
+    )
+    return int(np.isin(np.fromiter(found, np.uint64), known, invert=True).sum())
+
+
 def picture_names(relative: Callable[[int], str], count: int) -> Callable[[int], str]:
     """Name the picture of each image so that no two are the same.
 
@@ -188,7 +209,9 @@ def picture_names(relative: Callable[[int], str], count: int) -> Callable[[int],
         count: Of images.
     """
     # Hashes, eight bytes each: the names of a million images would cost a hundred megabytes.
-    stems = np.fromiter((_hash(_stem(relative(i))) for i in range(count)), np.uint64, count)
+    stems = np.fromiter(
+        (_hash(without_ending(relative(i))) for i in range(count)), np.uint64, count
+    )
     paths = np.fromiter((_hash(relative(i)) for i in range(count)), np.uint64, count)
     values, counts = np.unique(stems, return_counts=True)
     # A stem is also taken where a file bears it as its whole name: 1.png beside 1.png.jpg.
@@ -198,7 +221,7 @@ def picture_names(relative: Callable[[int], str], count: int) -> Callable[[int],
 
     def name(index: int) -> str:
         path = relative(index)
-        base = path if _hash(_stem(path)) in shared else _stem(path)
+        base = path if _hash(without_ending(path)) in shared else without_ending(path)
         while (picture := _shortened(base)) in folders:
             base = f"{base}_{_hash(base):016x}"
         return picture
@@ -211,10 +234,6 @@ def _taken(path: str) -> list[str]:
     if SUFFIX not in path:  # Of a million images nearly all.
         return []
     return [str(folder) for folder in PurePath(path).parents if folder.name.endswith(SUFFIX)]
-
-
-def _stem(path: str) -> str:
-    return str(PurePath(path).with_suffix(""))
 
 
 def _hash(text: str) -> int:

@@ -129,5 +129,7 @@ class Tally:
     def summary(self) -> Summary:
         """Summarise the images added so far."""
         values = {metric: np.array(column) for metric, column in self._values.items()}
-        worst, best = list(self._extremes.worst), list(self._extremes.best)
+        images = len(values["SSIM"])
+        few = max(1, images // 2)  # No image is among both.
+        worst, best = self._extremes.worst[:few], self._extremes.best[:few]
         return Summary(summarise(values), self._identical, worst, best)

@@ -106,7 +106,8 @@ def plot_parallel(scales: Sequence[Scale], losses: Sequence[float], path: Path) 
     axes.set_xticks(range(len(columns)), [scale.name for scale in columns], fontsize=10)
     axes.tick_params(length=0, pad=8, colors=GREY)
     axes.set_title(
-        "Completed trials: the best in orange, the others darker the better they are",
+        "Completed trials: the best in orange, the others darker the better they are; "
+        "lines through one choice are spread",
         loc="left", fontsize=11, color=GREY, pad=12,
     )  # fmt: skip
     _save(figure, path)

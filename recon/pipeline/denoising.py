@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from recon.data.noise import add_noise, noise_seeds
+from recon.errors import UserError
 from recon.evaluation.evaluator import Corrupt
 from recon.evaluation.noise_curves import NoiseRow, noise_row, write_noise_curves
 from recon.evaluation.summary import Tally
@@ -15,7 +16,7 @@ from recon.pipeline.measuring import Task, measure
 from recon.pipeline.models import LoadedModel
 from recon.settings import Settings
 
-__all__ = ["corruption", "noise_files", "noise_of", "sweep_noise"]
+__all__ = ["check_noise", "corruption", "noise_files", "noise_of", "sweep_noise"]
 
 logger = logging.getLogger("recon")
 
@@ -28,6 +29,20 @@ def noise_of(settings: Settings, model: LoadedModel) -> float:
     if settings.noise_std_test is not None:
         return settings.noise_std_test
     return float(model.provenance.get("settings", {}).get("noise_std", 0))
+
+
+def check_noise(settings: Settings, model: LoadedModel, asked: frozenset[str]) -> None:
+    """Refuse the noise of the training where that of the evaluation is meant.
+
+    Raises:
+        UserError: If `noise_std` is asked for, and the model was trained with another.
+    """
+    trained = float(model.provenance.get("settings", {}).get("noise_std", 0))
+    if "noise_std" in asked and settings.noise_std != trained:
+        raise UserError(
+            f"noise_std = {settings.noise_std} contradicts the model, which was trained with "
+            f"{trained}; noise_std_test sets the noise of an evaluation"
+        )
 
 
 def corruption(sigma: float, seed: int) -> Corrupt:

@@ -8,14 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from recon.errors import UserError
-from recon.evaluation.pictures import PictureWriter, Selection, picture_names
+from recon.evaluation.pictures import PictureWriter, Selection, count_others, picture_names
 from recon.evaluation.records import COLUMNS, NOISY, visible
 from recon.evaluation.summary import Summary, Tally
 from recon.evaluation.workbook import RecordWriter
 from recon.files import check_target, check_writable, exclusive, write_json
 from recon.models.registry import Builder
 from recon.pipeline.compression import CodeCount
-from recon.pipeline.denoising import corruption, noise_files, noise_of, sweep_noise
+from recon.pipeline.denoising import check_noise, corruption, noise_files, noise_of, sweep_noise
 from recon.pipeline.explaining import explained
 from recon.pipeline.generating import write_generated
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
@@ -90,6 +90,7 @@ def run_evaluation(
         model = load_model(
             path, settings, auto_encoder, runtime, asked=asked, objective=objective, folded=True
         )
+        check_noise(settings, model, asked)
         summary = _evaluate(settings, model, datasets, path, book, pictures)
     logger.info("Workbook: %s\nCsv: %s\nPictures: %s", book, book.with_suffix(".csv"), pictures)
     return summary
@@ -107,7 +108,10 @@ def _evaluate(
     dataset = open_folder(
         datasets, "folder_path_test", settings.folder_path_test, model.preparation
     )
-    logger.info("Model: %s\nImages: %d below %s", path, len(dataset), settings.folder_path_test)
+    logger.info(
+        "Model: %s (%s)\nImages: %d below %s",
+        *(path, model.kind, len(dataset), settings.folder_path_test),
+    )
     sigma = noise_of(settings, model)
     task = Task(settings, model, dataset, sigma, path, book, pictures)
     if sigma > 0:
@@ -203,6 +207,10 @@ def _evaluated(task: Task, codes: CodeCount) -> Iterator[Measured]:
             yield part
         if selection is not None:
             writer.write(selection.chosen(task.model.runtime.ranks.gather))
+    everywhere = task.model.runtime.ranks.gather(writer.written)
+    others = count_others(task.pictures, everywhere) if task.model.runtime.ranks.first else 0
+    if others:
+        logger.warning("%d pictures below %s are of other evaluations", others, task.pictures)
 
 
 def _run_record(task: Task, summary: Summary, unreadable: list[str]) -> dict[str, Any]:

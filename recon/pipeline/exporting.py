@@ -84,7 +84,7 @@ def _export(
     model = _encoder_of(load_model(path, settings, auto_encoder, runtime, asked=asked), settings)
     folder = settings.folder_path_latents
     dataset = open_folder(datasets, "folder_path_latents", folder, model.preparation)
-    logger.info("Model: %s\nImages: %d below %s", path, len(dataset), folder)
+    logger.info("Model: %s (%s)\nImages: %d below %s", path, model.kind, len(dataset), folder)
     if runtime.ranks.first:
         _write(model, dataset, settings, target)
     else:
@@ -226,6 +226,8 @@ def _record(
 
 
 def _publish(target: Path, table: Table, record: dict[str, Any]) -> None:
+    if target.exists():
+        logger.info("Replacing the latents that %s held", target)
     with replacing_all(target, target.with_suffix(".json")) as (partial, beside):
         write_table(partial, target.suffix.lower(), table)
         beside.write_text(spell_json(record), encoding="utf-8")

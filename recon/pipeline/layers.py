@@ -3,7 +3,7 @@
 import logging
 from collections import Counter
 from collections.abc import Sequence
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
@@ -19,7 +19,7 @@ from recon.data.loaders import to_unit_range
 from recon.errors import UserError
 from recon.evaluation.figures import to_picture
 from recon.evaluation.records import visible
-from recon.files import check_writable, file_of, replacing
+from recon.files import check_writable, replacing, without_ending
 from recon.models.codebook import Codebook
 from recon.models.registry import Builder
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
@@ -100,14 +100,9 @@ def _choose(count: int, number: int) -> list[int]:
 
 
 def _names(dataset: FolderDataset, chosen: Sequence[int]) -> list[str]:
-    """A folder for each image: its path without the ending, unless two would share it.
-
-    Slices keep the whole: without the ending goes their number.
-    """
+    """A folder for each image: its path without the ending, unless two would share it."""
     paths = [dataset.paths.relative(index) for index in chosen]
-    stems = [
-        str(PurePath(path).with_suffix("")) if file_of(path) == path else path for path in paths
-    ]
+    stems = [without_ending(path) for path in paths]
     # A stem is also taken where a file bears it as its whole name: x.png beside x.png.jpg.
     taken = Counter([*stems, *set(paths)])
     return [p if taken[s] > 1 else s for p, s in zip(paths, stems, strict=True)]

@@ -51,6 +51,16 @@ class LoadedModel(NamedTuple):
     one_by_one: bool = False  # so that no bit depends on how many images come together
     weights_sha256: str = ""  # as they are in the file
 
+    @property
+    def kind(self) -> str:
+        """The model in a few words: network, size of its images, and the loss it learnt by."""
+        height, width = self.preparation.tile_size
+        network = self.provenance.get("architecture", "of no record")
+        words = [str(network), f"{width} x {height} pixels"]
+        if objective := self.provenance.get("objective"):
+            words.append(f"trained with {str(objective).upper()}")
+        return ", ".join(words)
+
     def reconstruct(self, images: Tensor) -> Tensor:
         """Reconstruct images in [0, 1], (N, C, H, W), on this model's device."""
         return self.output(images).reconstruction

@@ -1,6 +1,5 @@
 """What a sweep leaves behind, written anew after every trial."""
 
-import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,11 +18,10 @@ from recon.evaluation.sweep_figures import (
 from recon.evaluation.sweep_table import TrialRow, write_trials
 from recon.files import replacing
 
-__all__ = ["BEST", "Results"]
-
-logger = logging.getLogger("recon")
+__all__ = ["BEST", "IMPORTANCE", "Results"]
 
 BEST = "best_settings.py"
+IMPORTANCE = "importance.png"
 LOCK = ".results.lock"
 STATES = {"FAIL": "failed"}  # others by Optuna's own word
 
@@ -111,9 +109,7 @@ class Results:
     def _draw_importances(self) -> None:
         shares = importances(self.study)
         if shares:
-            plot_importances(shares, self.folder / "importance.png")
-        else:
-            logger.info("importance.png waits for more completed trials")
+            plot_importances(shares, self.folder / IMPORTANCE)
 
     def _write_best(self, best: TrialRow) -> None:
         lines = [

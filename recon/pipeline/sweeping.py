@@ -33,7 +33,7 @@ from recon.errors import InterruptedRunError, UserError
 from recon.models.registry import Builder
 from recon.pipeline.images import Datasets
 from recon.pipeline.sweep_commands import sweep_command, training_command
-from recon.pipeline.sweep_results import BEST
+from recon.pipeline.sweep_results import BEST, IMPORTANCE
 from recon.pipeline.sweep_study import Sweep, open_sweep, without_storage
 from recon.pipeline.training import check_training, run_training
 from recon.settings import Settings
@@ -249,6 +249,8 @@ def _conclude(sweep: Sweep) -> Path:
     for row in failed:
         logger.warning("Trial %d failed: %s", row.number, row.note)
     logger.info("Trials: %s", sweep.folder / "trials.xlsx")
+    if not (sweep.folder / IMPORTANCE).exists():
+        logger.info("%s needs more completed trials", IMPORTANCE)
     if best is None:
         raise UserError("no trial is completed; raise sweep_trials")
     logger.info(

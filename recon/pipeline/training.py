@@ -1,5 +1,6 @@
 """One training run, from settings to a final model."""
 
+import json
 import logging
 import shutil
 from collections.abc import Callable, Iterator
@@ -145,6 +146,7 @@ def _start(
     _check_readable(trainer)
     tracking = _tracking(settings, objective, trainer, keeper)
     if found is None:
+        _comment_on_log(keeper)
         keeper.keep(trainer)  # From here on the folder is this run's, and resuming means it.
     if runtime.ranks.first:
         data.write_split()
@@ -156,6 +158,21 @@ def _check_place(loss_file: Path, settings: Settings, objective: str) -> None:
         raise UserError(
             f"training_loss_file_{objective} must lie outside folder_path_train, got "
             f"{str(loss_file)!r}: its curve would be trained on the next time"
+        )
+
+
+def _comment_on_log(keeper: Keeper) -> None:
+    """Say that a log is replaced which is of a run in another folder."""
+    setting = f"model_saved_location_{keeper.tag.lower()}"
+    try:
+        record = json.loads(sidecar(keeper.loss_file).read_text(encoding="utf-8"))
+        folder = Path(record["settings"][setting])
+    except (OSError, ValueError, LookupError, TypeError):
+        return  # Of no run of this program.
+    if folder.resolve() != keeper.folder.resolve():
+        logger.warning(
+            "%s is of the run in %s, and is replaced: training_loss_file_%s names another one",
+            *(keeper.loss_file, folder, keeper.tag.lower()),
         )
 
 
@@ -255,7 +272,10 @@ def _resume(trainer: Trainer, keeper: Keeper, path: Path, checkpoint: dict[str, 
     _refuse_other_images(saved["data"], keeper.provenance["data"], path)
     restore(trainer, checkpoint, path)
     keeper.catch_up(trainer, path)
-    logger.info("Resuming %s after epoch %d", path, trainer.state.epoch)
+    done, epochs = trainer.state.epoch, trainer.plan.epochs
+    logger.info("Resuming %s after epoch %d", path, done)
+    if done >= epochs:
+        logger.info("All %d epochs are done; a higher num_epochs would go on", epochs)
 
 
 def _refuse_other_images(saved: dict[str, Any], now: dict[str, Any], path: Path) -> None:
