@@ -16,7 +16,7 @@ from recon.settings import Settings
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run, and return the exit code."""
-    return run_command(Config, argv, _job)
+    return run_command(Config, argv, _job, __doc__)
 
 
 def _job(settings: Settings, asked: frozenset[str]) -> None:

@@ -38,7 +38,10 @@ ENVIRONMENT = {
 
 
 def run_command(
-    config: ModuleType | Mapping[str, Any], argv: Sequence[str] | None, job: Job
+    config: ModuleType | Mapping[str, Any],
+    argv: Sequence[str] | None,
+    job: Job,
+    about: str | None = None,
 ) -> int:
     """Load the settings, choose the GPUs, and do a job.
 
@@ -47,6 +50,7 @@ def run_command(
         argv: Arguments without the program's name; None takes those of the process.
         job: Given the settings and the names that were asked for on this command line. It may
             import torch: the GPUs are chosen by then. It may return an exit code.
+        about: What the program does, for `--help`: its docstring.
 
     Returns:
         The job's exit code, 0 if it returns none; 2 after an error that the user can put right,
@@ -56,15 +60,15 @@ def run_command(
     _log_to_console()
     try:
         with _sigterm_as_error():
-            settings, asked = load(config, list(sys.argv[1:] if argv is None else argv))
+            settings, asked = load(config, list(sys.argv[1:] if argv is None else argv), about)
             select_gpus(settings.GPUs)
             code = job(settings, asked)
     except UserError as error:
         return _refuse(str(error))
     except InterruptedRunError as error:
-        return _end(str(error), 128 + error.signum)
+        return _refuse(str(error), 128 + error.signum)
     except KeyboardInterrupt:
-        return _end("ended by Ctrl-C", 130)
+        return _refuse("ended by Ctrl-C", 130)
     except ModuleNotFoundError as error:  # from a worker process, below its traceback
         return _refuse(str(error).splitlines()[-1].removeprefix("ModuleNotFoundError: "))
     except OSError as error:
@@ -91,13 +95,9 @@ def _sigterm_as_error() -> Iterator[None]:
         signal.signal(signal.SIGTERM, before)
 
 
-def _refuse(message: str) -> int:
-    return _end(f"error: {' '.join(message.split())}", USER_ERROR)
-
-
-def _end(message: str, code: int) -> int:
+def _refuse(message: str, code: int = USER_ERROR) -> int:
     with suppress(OSError):  # Where nothing can be told, the code tells it.
-        sys.stderr.write(f"{message}\n")
+        sys.stderr.write(f"error: {' '.join(message.split())}\n")
     return code
 
 

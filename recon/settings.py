@@ -103,13 +103,14 @@ class Settings(
 
 
 def load(
-    config: ModuleType | Mapping[str, Any], argv: list[str]
+    config: ModuleType | Mapping[str, Any], argv: list[str], about: str | None = None
 ) -> tuple[Settings, frozenset[str]]:
     """Merge defaults, `Config.py`, settings files and flags.
 
     Args:
         config: The imported `Config` module, or its names and values.
         argv: Arguments of the command line, without the program's name.
+        about: What the program does, for `--help`: its docstring.
 
     Returns:
         The settings, and the names that were asked for on this command line.
@@ -118,7 +119,7 @@ def load(
         UserError: For an unknown name, a wrong type or a value out of range, in one line.
     """
     sources = [read_module(config)]
-    flags, files = read_flags(argv, SECTIONS, sources[0].values)
+    flags, files = read_flags(argv, SECTIONS, sources[0].values, about)
     sources += [read_settings_file(Path(file)) for file in files]
     sources.append(flags)
     return merge(Settings, sources), _asked_for(sources[1:])

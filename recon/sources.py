@@ -16,7 +16,15 @@ from pydantic_core import ErrorDetails
 
 from recon.errors import UserError
 
-__all__ = ["Source", "as_flags", "merge", "read_flags", "read_module", "read_settings_file"]
+__all__ = [
+    "Source",
+    "as_flags",
+    "described",
+    "merge",
+    "read_flags",
+    "read_module",
+    "read_settings_file",
+]
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -88,7 +96,10 @@ class _Parser(argparse.ArgumentParser):
 
 
 def read_flags(
-    argv: Sequence[str], sections: Sequence[type[BaseModel]], configured: Mapping[str, Any]
+    argv: Sequence[str],
+    sections: Sequence[type[BaseModel]],
+    configured: Mapping[str, Any],
+    about: str | None = None,
 ) -> tuple[Source, list[str]]:
     """Parse the command line.
 
@@ -96,6 +107,7 @@ def read_flags(
         argv: Arguments without the program's name.
         sections: Settings classes, a heading of `--help` each.
         configured: Values of `Config.py`, shown by `--help` where they differ from the default.
+        about: What the program does, for `--help`: its docstring.
 
     Returns:
         The flags that were given, and the settings files in their order.
@@ -105,6 +117,8 @@ def read_flags(
     """
     parser = _Parser(
         usage="%(prog)s [--config FILE] [--name value ...]",
+        # Its first paragraph: lines further down are laid out by hand.
+        description=about and about.partition("\n\n")[0],
         allow_abbrev=False,
         argument_default=argparse.SUPPRESS,
     )
@@ -127,8 +141,13 @@ def read_flags(
     return Source("the command line", values), files
 
 
+def described(field: FieldInfo) -> str:
+    """What a setting is, and the values that it may have."""
+    return f"{field.description}{_range(field)}"
+
+
 def _help(name: str, field: FieldInfo, configured: Mapping[str, Any]) -> str:
-    text = f"{field.description}{_range(field)} [default: {field.default!r}]"
+    text = f"{described(field)} [default: {field.default!r}]"
     if name in configured and configured[name] != field.default:
         text += f" [Config.py: {configured[name]!r}]"
     return text

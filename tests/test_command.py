@@ -165,7 +165,7 @@ def test_sigterm_before_or_after_training_ends_with_143_and_one_line(
         time.sleep(1)
 
     assert run_command({}, [], job) == 143
-    assert capsys.readouterr().err == "ended by SIGTERM\n"
+    assert capsys.readouterr().err == "error: ended by SIGTERM\n"
     assert signal.getsignal(signal.SIGTERM) is before
 
 

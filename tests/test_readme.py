@@ -6,6 +6,7 @@ from pathlib import Path
 import pytest
 
 from recon.sections import SECTIONS
+from recon.sources import described
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -16,7 +17,7 @@ def settings_table() -> list[str]:
     rows = []
     for section in SECTIONS:
         for name, field in section.model_fields.items():
-            text = str(field.description).replace("|", "\\|")
+            text = described(field).replace("|", "\\|")
             rows.append(f"| `{name}` | `{field.default!r}` | {text} |")
     return rows
 

@@ -527,7 +527,7 @@ def test_a_signal_to_all_processes_of_a_run_saves_it_and_resume_equals_one_go(
     os.killpg(process.pid, signal.SIGTERM)
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 128 + signal.SIGTERM, output
-    assert output.splitlines()[-1] == "ended by SIGTERM"
+    assert output.splitlines()[-1] == "error: ended by SIGTERM"
     saved = torch.load(tmp_path / "parts" / LAST, weights_only=True)
     assert saved["run"]["state"]["step"] > 0
     assert saved["epoch"] < 2
@@ -555,7 +555,7 @@ def test_a_run_that_is_ended_before_its_first_epoch_is_the_one_that_goes_on(
     assert end_of(tmp_path / "runs") == end_of(tmp_path / "alone")
 
 
-@pytest.mark.parametrize("moment", ["_check_space", "_check_readable", "_tracking"])
+@pytest.mark.parametrize("moment", ["check_space", "check_readable", "_tracking"])
 def test_a_run_that_is_ended_before_it_has_begun_leaves_the_one_before_as_it_was(
     train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, moment: str
 ) -> None:

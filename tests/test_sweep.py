@@ -21,12 +21,11 @@ import Sweep
 from datasets import ImageFolderDataset
 from recon.analysis.sweep import TENTHS, ask, importances, occupied, open_study, report
 from recon.errors import InterruptedRunError, UserError
-from recon.pipeline import sweep_results, sweeping, training
+from recon.pipeline import foresight, sweep_results, sweeping, training
 from recon.pipeline.sweep_space import read_space
 from recon.pipeline.sweeping import run_sweep
 from recon.settings import Settings
 from recon.sources import read_settings_file
-from recon.training import tracking
 
 SPACE: dict[str, Any] = {"learning_rate": [1e-2, 1e-3], "batch_size_train": [2, 4]}
 
@@ -368,7 +367,7 @@ def test_nothing_is_written_for_a_sweep_that_cannot_be(
     changes: dict[str, Any],
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(tracking, "find_spec", lambda _: None)
+    monkeypatch.setattr(foresight, "find_spec", lambda _: None)
     with pytest.raises(UserError):
         sweep(**changes)
     assert not (tmp_path / "sweeps").exists()

@@ -19,11 +19,11 @@ from recon.evaluation.image_check import CheckedImage, write_image_check
 from recon.evaluation.records import visible
 from recon.files import check_target, exclusive, write_json
 from recon.models.preparation import IntensityRange
+from recon.pipeline.foresight import spare_sidecars
 from recon.pipeline.images import LISTED, Datasets, open_folder, reading_of
 from recon.pipeline.models import edges, preparation_of
 from recon.provenance import describe_run, fingerprint, flatten
 from recon.settings import Settings
-from recon.training.checkpoint import spare_sidecars
 from recon.training.meter import bar_hidden
 
 __all__ = ["run_check"]

@@ -17,6 +17,7 @@ from recon.models.registry import Builder
 from recon.pipeline.compression import CodeCount
 from recon.pipeline.denoising import check_noise, corruption, noise_files, noise_of, sweep_noise
 from recon.pipeline.explaining import explained
+from recon.pipeline.foresight import spare_sidecars
 from recon.pipeline.generating import write_generated
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
 from recon.pipeline.measuring import Measured, Task, measure
@@ -33,7 +34,6 @@ from recon.provenance import (
 )
 from recon.ranks import join_ranks
 from recon.settings import Settings
-from recon.training.checkpoint import spare_sidecars
 from recon.training.runtime import start_runtime
 
 __all__ = ["run_evaluation"]

@@ -20,6 +20,7 @@ from recon.evaluation.records import visible
 from recon.files import check_target, check_writable, exclusive, replacing_all, spell_json
 from recon.models.registry import Builder
 from recon.pipeline.explaining import explained
+from recon.pipeline.foresight import spare_sidecars
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
 from recon.pipeline.models import LoadedModel, load_model
 from recon.pipeline.paths import Relatives
@@ -27,7 +28,6 @@ from recon.pipeline.progress import progress_bar
 from recon.provenance import describe_run, fingerprint
 from recon.ranks import join_ranks
 from recon.settings import Settings
-from recon.training.checkpoint import spare_sidecars
 from recon.training.runtime import Runtime, start_runtime, unwrap
 
 __all__ = ["run_export"]

@@ -1,16 +1,12 @@
 """One training run, from settings to a final model."""
 
-import json
 import logging
-import shutil
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from recon.data.loaders import end_workers, why_unreadable
+from recon.data.loaders import end_workers
 from recon.errors import InterruptedRunError, UserError
 from recon.evaluation.curves import plot_curves
 from recon.files import check_target, check_writable, exclusive
@@ -18,18 +14,26 @@ from recon.models.registry import Builder
 from recon.pipeline.assembling import assemble
 from recon.pipeline.commands import evaluation_command, resume_command
 from recon.pipeline.explaining import explained
+from recon.pipeline.foresight import (
+    check_place,
+    check_readable,
+    check_space,
+    check_trackers,
+    comment_on_log,
+    spare_sidecars,
+)
 from recon.pipeline.images import Datasets, report_unreadable
 from recon.pipeline.models import architecture_of, options_of, preparation_of
 from recon.provenance import INITIAL, describe_run, without_members
 from recon.ranks import join_ranks
 from recon.settings import Settings
-from recon.training.checkpoint import sidecar, spare_sidecars
+from recon.training.checkpoint import sidecar
 from recon.training.keeper import Keeper, restore
 from recon.training.logs import EpochRow, as_columns
 from recon.training.panels import panel_of
 from recon.training.resume import find_checkpoint, refuse_changes
 from recon.training.runtime import Runtime, start_runtime
-from recon.training.tracking import EpochTracking, check_trackers, open_trackers, run_name
+from recon.training.tracking import EpochTracking, open_trackers, run_name
 from recon.training.trainer import Trainer
 
 __all__ = ["check_training", "run_training"]
@@ -70,7 +74,7 @@ def run_training(
     check_writable(folder, f"model_saved_location_{objective}")
     check_target(loss_file, f"training_loss_file_{objective}")
     spare_sidecars(sidecar(loss_file), f"training_loss_file_{objective}")
-    _check_place(loss_file, settings, objective)
+    check_place(loss_file, settings, objective)
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
@@ -110,7 +114,7 @@ def check_training(
     Raises:
         UserError: For anything that the user can put right.
     """
-    _check_place(Path(settings.of("training_loss_file", objective)), settings, objective)
+    check_place(Path(settings.of("training_loss_file", objective)), settings, objective)
     check_trackers(settings.tracking)
     uncached = settings.model_copy(update={"cache": "none"})
     runtime = start_runtime(
@@ -119,7 +123,7 @@ def check_training(
     with explained(settings, "batch_size_train"):
         trainer, _ = assemble(uncached, objective, auto_encoder, datasets, runtime, resumed=False)
         try:
-            _check_readable(trainer)
+            check_readable(trainer)
         finally:
             _end_workers(trainer)
 
@@ -136,53 +140,21 @@ def _start(
     trainer, data = assemble(
         settings, objective, auto_encoder, datasets, runtime, resumed=found is not None
     )
-    _check_space(folder, trainer.model)
+    check_space(folder, trainer.model)
     keeper = _keeper(settings, objective, trainer, data.record)
     if found is not None:
         _resume(trainer, keeper, *found)
         before = found[1]["provenance"]["data"]
         if INITIAL in before:
             data.record[INITIAL] = before[INITIAL]
-    _check_readable(trainer)
+    check_readable(trainer)
     tracking = _tracking(settings, objective, trainer, keeper)
     if found is None:
-        _comment_on_log(keeper)
+        comment_on_log(keeper)
         keeper.keep(trainer)  # From here on the folder is this run's, and resuming means it.
     if runtime.ranks.first:
         data.write_split()
     return trainer, keeper, tracking
-
-
-def _check_place(loss_file: Path, settings: Settings, objective: str) -> None:
-    if loss_file.resolve().is_relative_to(Path(settings.folder_path_train).resolve()):
-        raise UserError(
-            f"training_loss_file_{objective} must lie outside folder_path_train, got "
-            f"{str(loss_file)!r}: its curve would be trained on the next time"
-        )
-
-
-def _comment_on_log(keeper: Keeper) -> None:
-    """Say that a log is replaced which is of a run in another folder."""
-    setting = f"model_saved_location_{keeper.tag.lower()}"
-    try:
-        record = json.loads(sidecar(keeper.loss_file).read_text(encoding="utf-8"))
-        folder = Path(record["settings"][setting])
-    except (OSError, ValueError, LookupError, TypeError):
-        return  # Of no run of this program.
-    if folder.resolve() != keeper.folder.resolve():
-        logger.warning(
-            "%s is of the run in %s, and is replaced: training_loss_file_%s names another one",
-            *(keeper.loss_file, folder, keeper.tag.lower()),
-        )
-
-
-def _check_readable(trainer: Trainer) -> None:
-    """Prove that there is an image to learn from, and one to validate with."""
-    for split, title in ((trainer.train, "training"), (trainer.validation, "validation")):
-        reason = why_unreadable(split.loader) if split is not None else None
-        if split is not None and reason is not None:
-            count = split.batches.count
-            raise UserError(f"none of the {count} {title} images can be read: {reason}")
 
 
 def _keeper(settings: Settings, objective: str, trainer: Trainer, data: dict[str, Any]) -> Keeper:
@@ -245,17 +217,6 @@ def _provenance(
         "device": trainer.runtime.name,
         "precision": trainer.runtime.precision,
     }
-
-
-def _check_space(folder: Path, model: nn.Module) -> None:
-    """Weights and both moments of the optimiser, twice over: old and new side by side."""
-    needed = 6 * sum(weight.nbytes for weight in model.parameters())
-    free = shutil.disk_usage(folder).free
-    if free < needed:
-        raise UserError(
-            f"{folder} must have {needed / 1e6:.0f} MB free for checkpoints, it has "
-            f"{free / 1e6:.0f} MB; make room or choose another folder"
-        )
 
 
 def _resume(trainer: Trainer, keeper: Keeper, path: Path, checkpoint: dict[str, Any]) -> None:

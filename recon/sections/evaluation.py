@@ -54,19 +54,19 @@ class Evaluation(Section):
     )
     reconstruction_metrics_mse: str = Field(
         "reconstructed_images/validation_reconstruction_metrics_mse.xlsx",
-        description="workbook; the same rows are written beside it as csv",
+        description="workbook; beside it the same rows as csv, and their record as json",
     )
     reconstruction_metrics_ssim: str = Field(
         "reconstructed_images/validation_reconstruction_metrics_ssim.xlsx",
-        description="workbook; the same rows are written beside it as csv",
+        description="workbook; beside it the same rows as csv, and their record as json",
     )
     reconstruction_metrics_vae: str = Field(
         "reconstructed_images/validation_reconstruction_metrics_vae.xlsx",
-        description="workbook; the same rows are written beside it as csv",
+        description="workbook; beside it the same rows as csv, and their record as json",
     )
     reconstruction_metrics_vqvae: str = Field(
         "reconstructed_images/validation_reconstruction_metrics_vqvae.xlsx",
-        description="workbook; the same rows are written beside it as csv",
+        description="workbook; beside it the same rows as csv, and their record as json",
     )
     samples: int = Field(
         16, ge=0, description="new images, and steps between two, that Evaluation_VAE.py draws"

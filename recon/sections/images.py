@@ -43,8 +43,8 @@ class Images(Section):
     )
     image_check_file: str = Field(
         "image_check.xlsx",
-        description="workbook that Check_images.py writes; the same rows are written beside it "
-        "as csv",
+        description="workbook that Check_images.py writes; beside it the same rows as csv, and "
+        "their record as json",
     )
 
 

@@ -32,7 +32,6 @@ __all__ = [
     "save_final",
     "save_torch",
     "sidecar",
-    "spare_sidecars",
 ]
 
 Weights = dict[str, Tensor]
@@ -85,24 +84,6 @@ def save_final(path: Path, weights: Weights, provenance: Mapping[str, Any]) -> N
 def sidecar(path: Path) -> Path:
     """The file that says what a final model is."""
     return path.with_suffix(".json")
-
-
-def spare_sidecars(record: Path, setting: str) -> None:
-    """Keep the record of a model from being replaced by another one.
-
-    Args:
-        record: The `.json` that is to be written.
-        setting: That says where.
-
-    Raises:
-        UserError: If a model bears the same name.
-    """
-    model = record.with_suffix(".pth")
-    if model.is_file():
-        raise UserError(
-            f"{setting} must not bear the name of a model, got {str(record)!r}: it tells what "
-            f"{model.name} is; choose another name"
-        )
 
 
 def hash_weights(weights: Mapping[str, Tensor]) -> str:

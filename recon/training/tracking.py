@@ -14,7 +14,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from functools import partial
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -26,15 +25,9 @@ from recon.files import check_writable, replacing, spell_json
 from recon.training.panels import Panel, compose_panel
 
 __all__ = [
-    "EpochTracking",
-    "TensorBoardTracker",
-    "TrackedRun",
-    "Tracker",
-    "WandbTracker",
-    "check_trackers",
-    "open_trackers",
-    "run_name",
-]
+    "EpochTracking", "TensorBoardTracker", "TrackedRun", "Tracker", "WandbTracker",
+    "missing_package", "open_trackers", "run_name",
+]  # fmt: skip
 
 logger = logging.getLogger("recon")
 
@@ -215,7 +208,6 @@ def open_trackers(
     """
     if not tracking:
         return []
-    check_trackers(tracking)
     place = _folder_of_run(folder / name, resumed=epoch is not None)
     check_writable(place, "tracking_folder")
     run = TrackedRun(place, config, project, mode, epoch)
@@ -224,7 +216,7 @@ def open_trackers(
         try:
             trackers.append(TRACKERS[kind](run))
         except ImportError:
-            raise _missing(kind) from None
+            raise missing_package(kind) from None
         except UserError:
             raise
         except Exception as error:  # noqa: BLE001 - a run that is resumed at night must go on
@@ -232,21 +224,8 @@ def open_trackers(
     return trackers
 
 
-def check_trackers(tracking: str) -> None:
-    """Prove that the packages of trackers are there.
-
-    Args:
-        tracking: As for `open_trackers`.
-
-    Raises:
-        UserError: If one is missing.
-    """
-    for kind in filter(None, tracking.split(",")):
-        if find_spec(kind) is None:
-            raise _missing(kind)
-
-
-def _missing(kind: str) -> UserError:
+def missing_package(kind: str) -> UserError:
+    """The error for a tracker whose package is not there."""
     return UserError(f"tracking = {kind!r} needs the package {kind}: pip install {kind}")
 
 
