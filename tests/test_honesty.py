@@ -18,7 +18,13 @@ from torch.utils.data import get_worker_info
 from datasets import ImageFolderDataset
 from recon.errors import UserError
 from recon.files import exclusive
-from recon.pipeline import assembling, run_evaluation, run_training
+from recon.pipeline import (
+    assembling,
+    is_of_another_run,
+    open_model,
+    run_evaluation,
+    run_training,
+)
 from recon.pipeline.images import TrainingData
 from recon.ranks import Ranks
 from recon.settings import Settings
@@ -329,3 +335,22 @@ def test_each_of_several_processes_needs_two_images_of_a_batch() -> None:
     for changes in ({"batch_size_train": 3}, {"batch_size_train": 8, "images_per_epoch": 3}):
         with pytest.raises(UserError, match="at least 2 for each of 2 processes"):
             assembling._check_batches(Settings(**changes), data, runtime)
+
+
+def test_a_log_of_another_run_than_the_models_is_told_apart(
+    train: Train,
+    write_images: Write,
+    make_settings: Callable[..., Any],
+    network: Any,
+    tmp_path: Path,
+) -> None:
+    write_images(tmp_path / "train", 4)
+    train(num_epochs=1)
+    log = tmp_path / "out/loss.csv"
+    model = open_model(tmp_path / "out/Final_Model_AE_MSE.pth", make_settings(), network)
+    assert not is_of_another_run(log, model)
+    assert not is_of_another_run(tmp_path / "none.csv", model)
+    record = json.loads(log.with_suffix(".json").read_text())
+    log.with_suffix(".json").write_text(json.dumps(record | {"date": "2020-01-01T00:00:00+00:00"}))
+    assert is_of_another_run(log, model)
+    assert not is_of_another_run(log, model._replace(provenance={}))

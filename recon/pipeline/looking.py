@@ -1,5 +1,6 @@
 """Look at single reconstructions, as the notebook does."""
 
+import json
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -11,9 +12,10 @@ from recon.objectives.metrics import image_metrics
 from recon.pipeline.images import Datasets, FolderDataset, open_folder
 from recon.pipeline.models import LoadedModel, load_model
 from recon.settings import Settings
+from recon.training.checkpoint import sidecar
 from recon.training.runtime import start_runtime
 
-__all__ = ["look_at", "open_images", "open_model"]
+__all__ = ["is_of_another_run", "look_at", "open_images", "open_model"]
 
 
 def open_model(path: str | Path, settings: Settings, auto_encoder: Builder) -> LoadedModel:
@@ -32,6 +34,21 @@ def open_model(path: str | Path, settings: Settings, auto_encoder: Builder) -> L
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
     return load_model(Path(path), settings, auto_encoder, runtime)
+
+
+def is_of_another_run(log: str | Path, model: LoadedModel) -> bool:
+    """Whether the record beside the log of a training says that it is not this model's.
+
+    Args:
+        log: The csv.
+        model: An opened model.
+    """
+    try:
+        record = json.loads(sidecar(Path(log)).read_text(encoding="utf-8"))
+        dates = {record["date"], model.provenance["date"]}  # when the run began, or went on
+    except (OSError, ValueError, LookupError, TypeError):
+        return False  # Not known.
+    return len(dates) > 1
 
 
 def open_images(folder: str | Path, model: LoadedModel, datasets: Datasets) -> FolderDataset:
