@@ -187,7 +187,7 @@ def count_others(folder: Path, written: Iterable["array[int]"]) -> int:
         folder: Of all comparisons.
         written: By each process: `PictureWriter.written`.
     """
-    known = np.concatenate([np.frombuffer(hashes, np.uint64) for hashes in written])
+    known = np.concatenate([np.asarray(hashes, np.uint64) for hashes in written])
     found = (
         _hash(os.path.relpath(os.path.join(place, name), folder))  # noqa: PTH118 - as str
         for place, _, names in os.walk(folder)
