@@ -6,6 +6,10 @@
 Adam at a constant rate, whole tiles, its ranges of augmentation, single precision. What it reports,
 28.86 dB on 18 tiles of its own, came from about 100 000 tiles. Two of its faults stay mended: the
 target is not normalised, and SSIM is Wang's.
+Result: after 3 epochs of 1 517 tiles, `--num_epochs 3`, 12.9 dB and SSIM 0.540 on 425 tiles of
+another patient, 13.3 dB and 0.378 on 318 held-out tiles: SSIM leaves colours open at first, and 72
+steps are few.
+Time: 4 minutes for an epoch on two cores (AMD EPYC with AVX-512).
 """
 
 model_saved_location_ssim = "checkpoints/ae_crc_reference"
