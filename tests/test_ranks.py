@@ -17,6 +17,7 @@ ROOT = Path(__file__).parent.parent
 PROGRAM = """
 import atexit
 import sys
+import time
 from pathlib import Path
 from torch import nn
 
@@ -24,7 +25,10 @@ def count_threads():
     return len(list(Path("/proc/self/task").glob("*")))
 
 def tell_threads():  # Registered first, so it comes last.
-    print("threads besides those at the start:", count_threads() - before)
+    patience = time.monotonic() + 10  # A thread that has ended is listed for a moment more.
+    while count_threads() > before and time.monotonic() < patience:
+        time.sleep(0.01)
+    print("threads besides those at the start:", max(0, count_threads() - before))
 
 atexit.register(tell_threads)
 sys.path.insert(0, {root!r})
