@@ -145,19 +145,22 @@ def training_data(
     if settings.folder_path_validation:
         train, of_train = whole, samples
         held_out = _validation_folder(settings, datasets, preparation)
+        of_held_out = _sample(held_out.paths)
     else:
         sides = split_off(whole.paths, samples, settings, checkpoints, resumed=resumed)
         keep = partial(write_split, whole.paths, settings, sides, checkpoints)
         part = partial(open_folder, datasets, "folder_path_train", folder, preparation)
         train = part(paths=whole.paths.select(sides.kept))
-        of_train = None if samples is None else samples[sides.kept]
+        of_train, of_held_out = (
+            None if samples is None else samples[side] for side in (sides.kept, sides.aside)
+        )
         held_out = part(paths=whole.paths.select(sides.aside)) if len(sides.aside) else None
     count = 0 if held_out is None else len(held_out)
     logger.info("Images: %d to train on, %d for validation", len(train), count)
     record = {"train": _describe(train.paths, of_train), "validation": {"images": 0}}
     validation = None
     if held_out is not None:
-        record["validation"] = _describe(held_out.paths, _sample(held_out.paths))
+        record["validation"] = _describe(held_out.paths, of_held_out)
         _comment_on_copies(record)
         validation = _load(held_out, settings, runtime, shuffled=False)
     return TrainingData(_load(train, settings, runtime, shuffled=True), validation, record, keep)
