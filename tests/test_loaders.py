@@ -10,7 +10,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from recon.data.loaders import Batch, Batches, Failure, make_loader, to_unit_range
+from recon.data.loaders import (
+    Batch,
+    Batches,
+    Failure,
+    end_workers,
+    make_loader,
+    start_workers,
+    to_unit_range,
+)
 from recon.data.sampling import draw_epoch
 
 SIZES = list(product(range(1, 41), range(1, 13)))  # images, batch size
@@ -249,3 +257,24 @@ def test_reading_draws_nothing_from_the_random_state_of_the_run(num_workers: int
     before = torch.get_rng_state()
     read(Plain(4), Batches(4, 2), num_workers)
     assert torch.equal(torch.get_rng_state(), before)
+
+
+@several_workers
+def test_workers_that_were_started_early_serve_every_epoch_whole() -> None:
+    batches = Batches(6, 2, shuffled(6, seed=1))
+    loader = make_loader(WhoReads(6), batches, num_workers=1, pin_memory=False)
+    start_workers(loader)
+    (worker,) = loader._iterator._workers
+    for epoch in range(3):
+        batches.epoch, batches.start = epoch, epoch % 2
+        expected = list(batches)
+        found = list(loader)
+        assert [batch.indices.tolist() for batch in found] == expected
+        assert {int(batch.images[0, 0]) for batch in found} == {worker.pid}
+    end_workers(loader)
+
+
+def test_without_workers_nothing_is_started() -> None:
+    loader = make_loader(Plain(2), Batches(2, 2), num_workers=0, pin_memory=False)
+    start_workers(loader)
+    assert loader._iterator is None

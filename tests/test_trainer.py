@@ -484,3 +484,16 @@ def test_what_a_network_draws_depends_on_the_place_in_the_run_alone(
         runs.append(model.drawn)
     assert runs[0] == runs[1]
     assert len(set(runs[0])) == 4
+
+
+def test_the_processes_that_validate_start_before_the_first_step(
+    make_trainer: MakeTrainer, random_images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images, started = random_images(8), []
+    trainer = make_trainer(images, validation=images[:2])
+    monkeypatch.setattr(
+        "recon.training.trainer.start_workers",
+        lambda loader: started.append((loader, trainer.state.step, len(trainer.optimizer.state))),
+    )
+    trainer.fit(ignore)
+    assert started == [(trainer.validation.loader, 0, 0)]

@@ -24,6 +24,7 @@ __all__ = [
     "ImageDataset",
     "end_workers",
     "make_loader",
+    "start_workers",
     "to_unit_range",
 ]
 
@@ -147,6 +148,16 @@ def why_unreadable(loader: DataLoader[Batch]) -> str | None:
     if not isinstance(first, str) or any(isinstance(result, Tensor) for result in reasons):
         return None
     return first
+
+
+def start_workers(loader: DataLoader[Batch]) -> None:
+    """Start the processes of a loader now, while there is little memory that they would share.
+
+    What this process changes after the fork is copied page by page; what they read ahead fills
+    the cache.
+    """
+    if loader.num_workers > 0:
+        iter(loader)
 
 
 def end_workers(loader: DataLoader[Batch]) -> None:
