@@ -278,3 +278,16 @@ def test_without_workers_nothing_is_started() -> None:
     loader = make_loader(Plain(2), Batches(2, 2), num_workers=0, pin_memory=False)
     start_workers(loader)
     assert loader._iterator is None
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="cores of a process are known on Linux alone")
+@several_workers
+def test_more_processes_than_cores_are_told_once_in_one_line(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(os, "sched_getaffinity", lambda _: {3})
+    for _ in range(2):
+        assert len(read(Plain(4), Batches(4, 2), num_workers=5)) == 2
+    assert [record.getMessage() for record in caplog.records] == [
+        "num_workers = 5, but this process has 1 core: lower it if reading is slow"
+    ]

@@ -5,9 +5,13 @@ raises `ValueError` or `OSError` for a file that it cannot read; such a file is 
 batch and reported, never replaced.
 """
 
+import logging
+import os
 import signal
 import sys
+import warnings
 from collections.abc import Callable, Iterator
+from functools import lru_cache
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
@@ -28,6 +32,7 @@ __all__ = [
     "to_unit_range",
 ]
 
+logger = logging.getLogger("recon")
 
 Indices = NDArray[np.int64]
 
@@ -125,6 +130,8 @@ def make_loader(
     dataset: ImageDataset, batches: Batches, *, num_workers: int, pin_memory: bool
 ) -> DataLoader[Batch]:
     """Read batches in worker processes that live as long as the loader."""
+    _compare_with_cores(num_workers)
+    warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
     return DataLoader(
         _Reader(dataset),  # type: ignore[arg-type]
         batch_sampler=batches,
@@ -138,6 +145,17 @@ def make_loader(
         # Its own, so that starting an epoch draws nothing from the run's random state.
         generator=torch.Generator(),
     )
+
+
+@lru_cache
+def _compare_with_cores(num_workers: int) -> None:
+    """Say once, and in one line, what torch says of every loader twice and beside its code."""
+    cores = len(os.sched_getaffinity(0)) if sys.platform == "linux" else os.cpu_count() or 1
+    if num_workers > cores:
+        logger.warning(
+            "num_workers = %d, but this process has %d core%s: lower it if reading is slow",
+            *(num_workers, cores, "s" if cores > 1 else ""),
+        )
 
 
 def why_unreadable(loader: DataLoader[Batch]) -> str | None:
