@@ -1,5 +1,6 @@
 import logging
 import os
+import platform
 import subprocess
 import sys
 from collections.abc import Callable
@@ -208,6 +209,19 @@ def test_keeping_freed_memory_harms_neither_this_nor_another_c_library(
     monkeypatch.setattr(runtime.platform, "libc_ver", lambda: ("", ""))
     monkeypatch.setattr(runtime.ctypes, "CDLL", None)
     runtime._keep_freed_memory()
+
+
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="another C library")
+def test_the_memory_of_an_earlier_run_is_given_back() -> None:
+    def resident() -> int:  # pages
+        return int(Path("/proc/self/statm").read_text().split()[1])
+
+    size = 256 * 2**20
+    start()
+    torch.ones(size // 4)  # of float32, and let go at once
+    kept = resident()
+    start()
+    assert (kept - resident()) * os.sysconf("SC_PAGE_SIZE") > size // 2
 
 
 def test_the_room_of_training_wakes_no_gpu_when_it_is_imported() -> None:

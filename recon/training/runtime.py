@@ -203,11 +203,15 @@ def _keep_freed_memory() -> None:
     """Tell glibc to keep what is freed: a training step asks for the same memory again.
 
     Otherwise large blocks go back to the kernel after each step, and a third of the CPU time of
-    the next one is spent zeroing their pages. Does nothing where the C library is another.
+    the next one is spent zeroing their pages. What an earlier run of this process has left goes
+    back: worker processes would share it, and have it copied. Does nothing where the C library is
+    another.
     """
     if platform.libc_ver()[0] != "glibc":
         return
-    mallopt = ctypes.CDLL(None).mallopt
+    library = ctypes.CDLL(None)
+    library.malloc_trim(0)
+    mallopt = library.mallopt
     mallopt(M_MMAP_MAX, 0)
     mallopt(M_TRIM_THRESHOLD, NEVER_TRIM)
     mallopt(M_ARENA_MAX, 1)
