@@ -15,6 +15,8 @@ Time: 4 minutes for an epoch on two cores (AMD EPYC with AVX-512).
 model_saved_location_ssim = "checkpoints/ae_crc_reference"
 training_loss_file_ssim = "training_loss_ae_crc_reference.csv"
 model_path_ssim = "checkpoints/ae_crc_reference/Final_Model_AE_SSIM.pth"
+recon_output_ssim = "reconstructed_images/ae_crc_reference"
+reconstruction_metrics_ssim = "reconstructed_images/ae_crc_reference.xlsx"
 
 optimizer = "adam"
 learning_rate = 1e-4

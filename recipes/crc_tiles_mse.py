@@ -14,6 +14,8 @@ Time: 4 minutes for an epoch on two cores (AMD EPYC with AVX-512 bf16) that do n
 model_saved_location_mse = "checkpoints/crc_tiles_mse"
 training_loss_file_mse = "training_loss_crc_tiles_mse.csv"
 model_path_mse = "checkpoints/crc_tiles_mse/Final_Model_AE_MSE.pth"
+recon_output_mse = "reconstructed_images/crc_tiles_mse"
+reconstruction_metrics_mse = "reconstructed_images/crc_tiles_mse.xlsx"
 
 crop_size = 128
 batch_size_train = 16

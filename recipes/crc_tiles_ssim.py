@@ -15,6 +15,8 @@ Time: 9 minutes on two cores (AMD EPYC with AVX-512 bf16).
 model_saved_location_ssim = "checkpoints/crc_tiles_ssim"
 training_loss_file_ssim = "training_loss_crc_tiles_ssim.csv"
 model_path_ssim = "checkpoints/crc_tiles_ssim/Final_Model_AE_SSIM.pth"
+recon_output_ssim = "reconstructed_images/crc_tiles_ssim"
+reconstruction_metrics_ssim = "reconstructed_images/crc_tiles_ssim.xlsx"
 
 initial_weights = "sample_models/model_auto_encoder_reconstruction_mse.pth"
 loss_weights_ssim = {"ssim": 0.85, "l1": 0.15}

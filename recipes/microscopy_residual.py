@@ -1,7 +1,8 @@
 """Microscopy, residual autoencoder with a latent of one channel at a quarter of the size.
 
     python Training_MSE.py --config recipes/microscopy_residual.py --folder_path_train TILES
-    python Evaluation_MSE.py --config recipes/microscopy_residual.py --tile_size 181
+    python Evaluation_MSE.py --config recipes/microscopy_residual.py --folder_path_test CROPS
+        --tile_size 181
 
 With the loss that it was made for, the distance in the features of an encoder trained here:
 --loss_weights_mse "{'mse': 1, 'feature': 0.05}" --feature_network

@@ -3,8 +3,8 @@
     python Training_VQVAE.py --config recipes/mri_slices_vqvae.py
     python Evaluation_VQVAE.py --config recipes/mri_slices_vqvae.py
 
-Data: 2-D NIfTI slices, 182x217, in data/nifti_slices/slices_train, slices_validate and
-slices_test.
+Data: 2-D NIfTI slices, T1-weighted, 182x217, float32 in 0..1, in data/nifti_slices/slices_train,
+slices_validate and slices_test.
 Result: test SSIM 0.954 over 54 slices, 0.919 and 31.9 dB over the 31 that are not blank (blank ones
 are alike in all parts of the set); 429 of 512 codes used, 0.577 bits per pixel, 1 to 13.9.
 Time: 17 minutes on one core (AMD EPYC with AVX-512 bf16).

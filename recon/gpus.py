@@ -4,6 +4,7 @@ CUDA reads ``CUDA_VISIBLE_DEVICES`` once, when it is initialised; later changes 
 without a word. So the choice is made here, before anything imports torch.
 """
 
+import logging
 import os
 import shutil
 import subprocess
@@ -12,6 +13,8 @@ import sys
 from recon.errors import UserError
 
 __all__ = ["count_machine_gpus", "select_gpus"]
+
+logger = logging.getLogger("recon")
 
 ALL = "all"
 
@@ -33,6 +36,11 @@ def select_gpus(gpus: str) -> None:
         raise UserError(
             f"GPUs = {gpus!r} cannot be chosen any more: CUDA is already in use by this process "
             f"with CUDA_VISIBLE_DEVICES={_visible()!r}; restart it, or choose before using a GPU"
+        )
+    if gpus and _visible() not in (None, gpus):
+        logger.warning(
+            "GPUs = %r replaces CUDA_VISIBLE_DEVICES = %r; GPUs = 'all' would keep that",
+            *(gpus, _visible()),
         )
     # The order of nvidia-smi; CUDA's own default puts the fastest device first.
     os.environ["CUDA_DEVICE_ORDER"] = "PCI_BUS_ID"

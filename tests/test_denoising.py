@@ -22,7 +22,7 @@ from recon.evaluation.noise_curves import NOISE_COLUMNS, NoiseRow, draw_noise_cu
 from recon.evaluation.records import COLUMNS, NOISY, NoisyInput, Record
 from recon.evaluation.summary import Tally
 from recon.models.preparation import Preparation
-from recon.pipeline import LoadedModel, run_evaluation
+from recon.pipeline import LoadedModel, look_at, open_images, open_model, run_evaluation
 from recon.pipeline.denoising import corruption, noise_of
 from recon.training.checkpoint import save_final
 from recon.training.runtime import Runtime
@@ -111,6 +111,21 @@ def test_pictures_show_the_noisy_image_between_the_two(evaluate: Evaluate, tmp_p
         with Image.open(tmp_path / "pictures/a/0_comparison.png") as picture:
             widths.append(picture.width)
     assert widths[1] > widths[0]
+
+
+def test_the_notebook_shows_and_measures_with_the_noise_of_the_evaluation(
+    evaluate: Evaluate, make_settings: Callable[..., Any], tmp_path: Path
+) -> None:
+    table = evaluate(noise_std_test=0.1)
+    settings = make_settings(tile_size=32, input_normalization="none", noise_std_test=0.1)
+    model = open_model(tmp_path / "out/Final_Model_AE_MSE.pth", settings, Smooth)
+    images = open_images(tmp_path / "test", model, ImageFolderDataset)
+    rows = look_at(model, images, range(4), settings)
+    assert [row.psnr for row in rows] == pytest.approx(table["PSNR"].tolist(), rel=1e-5)
+    assert all(row.noisy is not None for row in rows)
+    assert not any(np.array_equal(row.noisy, row.original) for row in rows)
+    (clean,) = look_at(model, images, [0], settings.model_copy(update={"noise_std_test": 0.0}))
+    assert clean.noisy is None
 
 
 @pytest.mark.parametrize(

@@ -169,6 +169,15 @@ def test_reconstructions_have_three_pictures_a_row_and_one_colour_bar(tmp_path: 
     assert "MSE 0.00123   PSNR 29.10 dB   SSIM 0.9132" in titles
 
 
+def test_what_the_network_was_fed_is_shown_where_it_is_noisy() -> None:
+    spoilt = row("a.png", 16, 16)._replace(noisy=noise(16, 16, seed=2))
+    *pictures, _bar = show_reconstructions([spoilt, spoilt]).axes
+    assert len(pictures) == 8
+    assert pictures[1].get_title().startswith("Noisy")
+    assert np.array_equal(pictures[1].images[0].get_array(), spoilt.noisy)
+    assert np.array_equal(pictures[2].images[0].get_array(), spoilt.reconstruction)
+
+
 @pytest.mark.parametrize("name", ["$x_1$.png", "a\nb\udcff.png", "deep/" * 30 + "tile.png"])
 def test_odd_names_are_shown_as_they_are(name: str, tmp_path: Path) -> None:
     figure = show_reconstructions([row(name, 16, 16, 3)])

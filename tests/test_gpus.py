@@ -45,12 +45,26 @@ def test_the_chosen_gpus_are_made_visible_in_the_order_of_nvidia_smi(
     assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
 
 
-def test_the_choice_wins_over_the_environment(environment: pytest.MonkeyPatch) -> None:
+def test_the_choice_wins_over_the_environment_and_says_so(
+    environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     environment.setenv("CUDA_VISIBLE_DEVICES", "5")
     environment.setenv("CUDA_DEVICE_ORDER", "FASTEST_FIRST")
     select_gpus("1")
+    select_gpus("1")
+    assert [record.getMessage() for record in caplog.records] == [
+        "GPUs = '1' replaces CUDA_VISIBLE_DEVICES = '5'; GPUs = 'all' would keep that"
+    ]
     assert os.environ["CUDA_VISIBLE_DEVICES"] == "1"
     assert os.environ["CUDA_DEVICE_ORDER"] == "PCI_BUS_ID"
+
+
+def test_the_cpu_is_chosen_without_a_word(
+    environment: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    environment.setenv("CUDA_VISIBLE_DEVICES", "5")
+    select_gpus("")
+    assert not caplog.records
 
 
 def test_the_order_is_set_where_the_environment_names_the_same_gpus(

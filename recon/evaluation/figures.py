@@ -58,6 +58,7 @@ class ReconstructionRow(NamedTuple):
         mse: Mean squared error in squared [0, 1] intensities.
         psnr: In dB.
         ssim: In [-1, 1].
+        noisy: The same shape, uint8: what the network was fed, where that is another.
     """
 
     name: str
@@ -66,6 +67,7 @@ class ReconstructionRow(NamedTuple):
     mse: float
     psnr: float
     ssim: float
+    noisy: NDArray[np.uint8] | None = None
 
 
 def compose_comparison(panels: Sequence[Panel], caption: str) -> Image.Image:
@@ -229,7 +231,7 @@ def show_reconstructions(rows: Sequence[ReconstructionRow], *, ceiling: float = 
     """Draw original, reconstruction and error map of each image, with one colour bar.
 
     Args:
-        rows: At least one.
+        rows: At least one; with a noisy picture, which is drawn after the original, all or none.
         ceiling: Error, in [0, 1] intensities, at the top of the colour bar of all images.
 
     Returns:
@@ -240,12 +242,13 @@ def show_reconstructions(rows: Sequence[ReconstructionRow], *, ceiling: float = 
     """
     if not rows:
         raise ValueError("rows must hold at least one image, got none")
-    figure = Figure(figsize=(10, 3.5 * len(rows)), dpi=100, layout="constrained")
+    columns = 3 if rows[0].noisy is None else 4
+    figure = Figure(figsize=(10 * columns / 3, 3.5 * len(rows)), dpi=100, layout="constrained")
     FigureCanvasAgg(figure)
-    grid = figure.subplots(len(rows), 3, squeeze=False)
+    grid = figure.subplots(len(rows), columns, squeeze=False)
     for axes, row in zip(grid, rows, strict=True):
         last = _draw_row(axes, row, ceiling)
-    bar = figure.colorbar(last, ax=grid[:, 2].tolist(), extend="max", shrink=0.9)
+    bar = figure.colorbar(last, ax=grid[:, -1].tolist(), extend="max", shrink=0.9)
     bar.set_label("error, in intensities from 0 to 1", color=GREY)
     bar.outline.set_visible(False)
     return figure
@@ -253,19 +256,21 @@ def show_reconstructions(rows: Sequence[ReconstructionRow], *, ceiling: float = 
 
 def _draw_row(axes: Sequence[Axes], row: ReconstructionRow, ceiling: float) -> AxesImage:
     quality = f"MSE {row.mse:.5f}   PSNR {row.psnr:.2f} dB   SSIM {row.ssim:.4f}"
-    for place, picture in zip(axes, (row.original, row.reconstruction), strict=False):
-        place.imshow(picture, cmap="gray", vmin=0, vmax=255)
-    error = _mean_error(row.original, row.reconstruction)
-    image = axes[2].imshow(error, cmap=ERROR_COLOURS, vmin=0, vmax=ceiling)
     name = visible(row.name)
     if len(name) > NAME_CHARACTERS:
         name = "…" + name[1 - NAME_CHARACTERS :]
-    titles = (
-        f"Original\n{name}",
-        f"Reconstruction\n{quality}",
-        "Absolute error\nmean over channels",
-    )
-    for place, title in zip(axes, titles, strict=True):
-        place.set_title(title, fontsize=9, color=GREY, parse_math=False, linespacing=1.5)
-        place.set_axis_off()
-    return image
+    pictures = [(f"Original\n{name}", row.original)]
+    if row.noisy is not None:
+        pictures.append(("Noisy\nwhat the network is fed", row.noisy))
+    pictures.append((f"Reconstruction\n{quality}", row.reconstruction))
+    for place, (title, picture) in zip(axes, pictures, strict=False):
+        place.imshow(picture, cmap="gray", vmin=0, vmax=255)
+        _entitle(place, title)
+    error = _mean_error(row.original, row.reconstruction)
+    _entitle(axes[-1], "Absolute error\nmean over channels")
+    return axes[-1].imshow(error, cmap=ERROR_COLOURS, vmin=0, vmax=ceiling)
+
+
+def _entitle(place: Axes, title: str) -> None:
+    place.set_title(title, fontsize=9, color=GREY, parse_math=False, linespacing=1.5)
+    place.set_axis_off()

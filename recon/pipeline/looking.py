@@ -5,10 +5,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from recon.data.loaders import to_unit_range
+from recon.evaluation.evaluator import Corrupt
 from recon.evaluation.figures import ReconstructionRow, to_picture
 from recon.gpus import select_gpus
 from recon.models.registry import Builder
 from recon.objectives.metrics import image_metrics
+from recon.pipeline.denoising import corruption, noise_of
 from recon.pipeline.images import Datasets, FolderDataset, open_folder
 from recon.pipeline.models import LoadedModel, load_model
 from recon.settings import Settings
@@ -61,22 +63,28 @@ def open_images(folder: str | Path, model: LoadedModel, datasets: Datasets) -> F
 
 
 def look_at(
-    model: LoadedModel, images: FolderDataset, indices: Iterable[int]
+    model: LoadedModel, images: FolderDataset, indices: Iterable[int], settings: Settings
 ) -> list[ReconstructionRow]:
-    """Reconstruct and measure some of the images, one by one.
+    """Reconstruct and measure some of the images, one by one, with the noise of an evaluation.
 
     Args:
         model: An opened model.
         images: Opened images.
         indices: Which of them.
+        settings: With `noise_std_test`, or else the noise that the model was trained with.
     """
-    return [_look_at(model, images, index) for index in indices]
+    corrupt = corruption(noise_of(settings, model), settings.seed)
+    return [_look_at(model, images, index, corrupt) for index in indices]
 
 
-def _look_at(model: LoadedModel, images: FolderDataset, index: int) -> ReconstructionRow:
+def _look_at(
+    model: LoadedModel, images: FolderDataset, index: int, corrupt: Corrupt
+) -> ReconstructionRow:
     original = to_unit_range(images[index][None].to(model.runtime.device))
-    reconstruction = model.reconstruct(original).clamp(0, 1)
+    fed = corrupt(original, [index])
+    reconstruction = model.reconstruct(fed).clamp(0, 1)
     mse, psnr, ssim = (values.item() for values in image_metrics(reconstruction, original))
     name = images.paths.relative(index)
+    noisy = None if fed is original else to_picture(fed)[0]
     shown = to_picture(original)[0], to_picture(reconstruction)[0]
-    return ReconstructionRow(name, shown[0], shown[1], mse, psnr, ssim)
+    return ReconstructionRow(name, shown[0], shown[1], mse, psnr, ssim, noisy)

@@ -59,7 +59,9 @@ class Optimisation(Section):
         "arithmetic and learns far more from it; adamw decays weights apart from the gradient; "
         "these want a learning_rate of about 4e-4 where muon wants 4e-3",
     )
-    learning_rate: float = Field(4e-3, gt=0, description="peak, per step")
+    learning_rate: float = Field(
+        4e-3, gt=0, description="its highest value; warm-up and schedule lie below"
+    )
     weight_decay: float = Field(1e-5, ge=0, description="per step")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="learning rate after the warm-up: cosine to zero, or constant"

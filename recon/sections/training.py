@@ -19,7 +19,9 @@ class System(Section):
         description='GPU numbers as nvidia-smi lists them: "0" or "0,1" (several: DataParallel); '
         '"" is the CPU; "all" is whatever CUDA_VISIBLE_DEVICES shows already',
     )
-    num_workers: int = Field(2, ge=0, description="processes that read images; 0: none besides")
+    num_workers: int = Field(
+        2, ge=0, description="processes that read images; 0: the main process reads"
+    )
 
     @field_validator("GPUs")
     @classmethod
