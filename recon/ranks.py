@@ -28,10 +28,11 @@ class Ranks:
         rank: Number of this process, from 0.
         world: Number of processes.
         local: Number of this process on its machine.
+        here: Number of processes on its machine.
     """
 
-    def __init__(self, rank: int = 0, world: int = 1, local: int = 0) -> None:
-        self.rank, self.world, self.local = rank, world, local
+    def __init__(self, rank: int = 0, world: int = 1, local: int = 0, here: int = 1) -> None:
+        self.rank, self.world, self.local, self.here = rank, world, local, here
 
     @property
     def first(self) -> bool:
@@ -45,6 +46,15 @@ class Ranks:
         items: list[Item | None] = [None] * self.world
         distributed.all_gather_object(items, item, group=_CONTROL[0])
         return items  # type: ignore[return-value]
+
+    def demand_same(self, value: object, message: str) -> None:
+        """Refuse a value that is not the same on every rank, on every rank.
+
+        Raises:
+            UserError: With the message, if it differs.
+        """
+        if any(other != value for other in self.gather(value)):
+            raise UserError(message)
 
     def total(self, values: torch.Tensor) -> torch.Tensor:
         """The sum of a tensor over all ranks, on every rank. Waits for all of them."""
@@ -70,7 +80,9 @@ def ranks_of_environment() -> Ranks:
     values = [os.environ[name] for name in names]
     if not all(value.isdecimal() for value in values):
         raise UserError(f"{', '.join(names)} must be whole numbers, got {values}; start torchrun")
-    return Ranks(*map(int, values))
+    here = os.environ.get("LOCAL_WORLD_SIZE", "1")
+    rank, world, local = map(int, values)
+    return Ranks(rank, world, local, int(here) if here.isdecimal() else 1)
 
 
 def join_ranks(ranks: Ranks, device: torch.device) -> None:

@@ -1,7 +1,9 @@
 """Tiles decoded once."""
 
 import errno
+import multiprocessing
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import nibabel
@@ -189,3 +191,51 @@ def test_the_slices_of_a_volume_that_changed_are_decoded_again(
     os.utime(volume(tmp_path / "volumes", 9) / "a.nii.gz", (0, 0))
     assert torch.equal(dataset[2], before + 9)
     assert decoded(dataset) == 2
+
+
+def test_training_and_validation_share_the_limit(
+    train: Callable[..., object],
+    write_images: Callable[..., Path],
+    tmp_path: Path,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    caplog.set_level("INFO", "recon")
+    write_images(tmp_path / "train", 12)
+    slot = HEADER + 3 * 16 * 16
+    train(
+        num_epochs=1,
+        validation_fraction=1 / 3,
+        validation_group="image",
+        cache_limit_gb=(6 * slot + 9) / 1e9,
+    )
+    assert "holds 4 of 8 tiles" in caplog.text
+    assert "holds 2 of 4 tiles" in caplog.text
+
+
+def test_processes_that_are_not_forked_read_without_a_cache(
+    train: Callable[..., object],
+    write_images: Callable[..., Path],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_images(tmp_path / "train", 4)
+    expected = train(num_epochs=1)
+    for user in ("recon.data.loaders", "recon.pipeline.images"):
+        monkeypatch.setattr(f"{user}.workers_fork", lambda: False)
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("spawn", force=True)
+    try:
+        found = train(num_epochs=1, num_workers=1)
+    finally:
+        multiprocessing.set_start_method(before, force=True)
+    for name, value in expected.items():
+        assert torch.equal(found[name], value)
+
+
+def test_a_system_without_reading_at_an_offset_caches_in_memory_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.delattr(os, "pread")
+    assert open_store("disk", tmp_path, "name", 8) is None
+    assert "cache = 'memory'" in caplog.text
+    assert open_store("memory", tmp_path, "name", 8) is not None

@@ -71,6 +71,21 @@ def test_entries_that_half_precision_cannot_tell_apart_are_told_apart_under_auto
     assert codes.tolist() == [[[0, 1]]]
 
 
+def test_entries_that_tf32_cannot_tell_apart_are_searched_in_double_precision(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    codebook, products = started(torch.tensor([[1.0], [1.0001]])), []
+    plain = torch.addmm
+    record = lambda *args, **named: products.append(args[1].dtype) or plain(*args, **named)  # noqa: E731
+    monkeypatch.setattr(torch, "addmm", record)
+    torch.backends.cuda.matmul.allow_tf32 = True
+    try:
+        assert codebook(picture([[1.00001], [1.00009]])).tolist() == [[[0, 1]]]
+    finally:
+        torch.backends.cuda.matmul.allow_tf32 = False
+    assert products == [torch.float64]
+
+
 def test_a_search_in_pieces_finds_what_a_whole_one_does(monkeypatch: pytest.MonkeyPatch) -> None:
     codebook, latent = started(torch.randn(8, 3)), torch.randn(2, 3, 5, 5)
     whole = codebook(latent)

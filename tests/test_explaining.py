@@ -37,7 +37,27 @@ def test_the_death_of_a_reading_process_is_told() -> None:
     assert said(error, "batch_size_test").endswith("lower num_workers")
 
 
-@pytest.mark.parametrize("error", [RuntimeError("shapes differ"), RuntimeError(), KeyError("x")])
+@pytest.mark.parametrize(
+    "what",
+    [
+        "CUDA error: out of memory\nSearch for",
+        "CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling",
+    ],
+)
+def test_a_gpu_that_others_fill_is_told(what: str) -> None:
+    told = said(RuntimeError(what), "batch_size_train")
+    assert "try --batch_size_train 4" in told
+    assert "nvidia-smi" in told
+
+
+OF_A_DATASET = RuntimeError(
+    "Caught RuntimeError in DataLoader worker process 0.\nOriginal Traceback"
+)
+
+
+@pytest.mark.parametrize(
+    "error", [RuntimeError("shapes differ"), RuntimeError(), KeyError("x"), OF_A_DATASET]
+)
 def test_other_errors_stay_what_they_are(error: Exception) -> None:
     with pytest.raises(type(error)) as caught, explained(SETTINGS, "batch_size_test"):
         raise error

@@ -5,11 +5,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 import pytest
 import torch
 from torchvision.utils import save_image
+
+from recon.errors import UserError
+from recon.pipeline.foresight import demand_agreement
+from recon.ranks import Ranks, ranks_of_environment
 
 ROOT = Path(__file__).parent.parent
 
@@ -184,3 +189,36 @@ def test_two_ranks_learn_one_codebook_in_uneven_pieces(tmp_path: Path) -> None:
     assert log["Perplexity"].between(1, 16).all()
     weights = torch.load(tmp_path / "out/Final_Model_AE_VQVAE.pth", weights_only=True)
     assert all(value.isfinite().all() for value in weights.values())
+
+
+class Beside(Ranks):
+    """A rank that hears another one say something."""
+
+    def __init__(self, said: object) -> None:
+        super().__init__(0, 2)
+        self.said = said
+
+    def gather(self, item: Any) -> list[Any]:
+        return [item, self.said]
+
+
+def test_ranks_must_see_the_same_images_and_the_same_checkpoint() -> None:
+    data = {"train": {"fingerprint": "a"}, "validation": {"images": 0}}
+    with pytest.raises(UserError, match="must train on the same images"):
+        demand_agreement(Beside(["b", None]), None, data)
+    content = {"epoch": 3, "provenance": {"weights_sha256": "c"}}
+    ranks = Beside(None)
+    answers = iter([["a", None], None, ["a", None], (3, "c")])
+    ranks.gather = lambda item: [item, next(answers)]  # type: ignore[method-assign]
+    with pytest.raises(UserError, match=r"must go on from the same checkpoint.* resume = ''"):
+        demand_agreement(ranks, (Path("m.pth"), content), data)
+    demand_agreement(ranks, (Path("m.pth"), content), data)
+
+
+def test_torchrun_tells_how_many_processes_share_a_machine(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name, value in (("RANK", "5"), ("WORLD_SIZE", "8"), ("LOCAL_RANK", "1")):
+        monkeypatch.setenv(name, value)
+    monkeypatch.setenv("LOCAL_WORLD_SIZE", "4")
+    assert vars(ranks_of_environment()) == {"rank": 5, "world": 8, "local": 1, "here": 4}

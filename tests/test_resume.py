@@ -18,6 +18,7 @@ from datasets import ImageFolderDataset
 from recon.errors import InterruptedRunError, UserError
 from recon.pipeline import run_training, training
 from recon.training.checkpoint import read_model_file
+from recon.training.runtime import Runtime
 from recon.training.trainer import Trainer
 
 Train = Callable[..., dict[str, Tensor]]
@@ -616,6 +617,35 @@ def test_the_best_model_comes_along_into_another_folder(
     caplog.set_level("WARNING", "recon")
     train(**places(tmp_path, "three"), **settings, num_epochs=4, resume=last)
     assert f"The best model so far, of epoch {best}, is not in" in caplog.text
+
+
+def test_the_best_model_comes_along_from_the_middle_of_an_epoch(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    assert images.is_dir()
+    rising = {"learning_rate": 3.0, "schedule": "constant", "warmup_fraction": 0.0}
+    settings = {**FULL, **rising, "save_interval": 1, "weight_averaging": 0.0, "gradient_clip": 0.0}
+    train(**places(tmp_path, "one"), **settings, num_epochs=4)
+    record = json.loads((tmp_path / "one/Best_Model_AE_MSE.json").read_text())
+    best = record["results"]["epochs"]
+    checkpoint = tmp_path / f"one/Model_AE_epoch_{best:03d}.pth"
+    content = torch.load(checkpoint, weights_only=True)
+    content["run"]["state"]["step"] = 1  # of the epoch after the best one
+    torch.save(content, checkpoint)
+    train(**places(tmp_path, "two"), **settings, num_epochs=4, resume=str(checkpoint))
+    brought = json.loads((tmp_path / "two/Best_Model_AE_MSE.json").read_text())
+    assert brought["weights_sha256"] == record["weights_sha256"]
+
+
+def test_a_device_that_scales_losses_goes_on_from_one_that_does_not(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert images.is_dir()
+    train(**places(tmp_path, "one"), **FULL, num_epochs=1)
+    scaler = torch.amp.GradScaler("cpu", enabled=True)
+    monkeypatch.setattr(Runtime, "scaler", lambda _: scaler)
+    train(**places(tmp_path, "one"), **FULL, num_epochs=2, resume="auto")
+    assert torch.load(tmp_path / "one" / LAST, weights_only=True)["run"]["scaler"]
 
 
 def _without(*names: str) -> Callable[[dict[str, Any]], None]:

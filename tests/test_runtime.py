@@ -5,6 +5,8 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from threading import Thread
+from typing import Any
 
 import pytest
 import torch
@@ -231,3 +233,35 @@ def test_the_room_of_training_wakes_no_gpu_when_it_is_imported() -> None:
         [sys.executable, "-c", code], cwd=root, capture_output=True, text=True, check=True
     )
     assert answer.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("enabled", [True, False])
+def test_replicas_compute_in_the_precision_of_their_caller(
+    monkeypatch: pytest.MonkeyPatch, enabled: bool
+) -> None:
+    found = []
+
+    def in_threads(replicas: Any, inputs: Any, _named: Any, _devices: Any) -> None:
+        def run(replica: Any, images: Any) -> None:  # As torch does it: without a dtype.
+            with torch.autocast("cpu", enabled=enabled):
+                found.append(replica(*images).dtype)
+
+        threads = [Thread(target=run, args=pair) for pair in zip(replicas, inputs, strict=True)]
+        for thread in threads:
+            thread.start()
+            thread.join()
+
+    module = sys.modules["torch.nn.parallel.data_parallel"]
+    monkeypatch.setattr(module, "parallel_apply", in_threads)
+    spread = runtime.DataParallel(nn.Conv2d(1, 1, 1))
+    spread.src_device_obj, spread.device_ids = CPU, [0, 1]
+    with torch.autocast("cpu", torch.float16, enabled=enabled):
+        spread.parallel_apply([spread.module] * 2, [(torch.ones(1, 1, 2, 2),)] * 2, [{}] * 2)
+    assert found == [torch.float16 if enabled else torch.float32] * 2
+
+
+def test_a_network_is_not_compiled_for_several_gpus_of_one_process(
+    network: Callable[[], nn.Module],
+) -> None:
+    with pytest.raises(UserError, match=r"compile_model = True does not go with the 2 GPUs"):
+        Runtime(CPU, 2, "float32").spread(network(), compile_model=True)

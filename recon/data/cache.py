@@ -179,6 +179,8 @@ def open_store(kind: str, folder: Path, name: str, size: int) -> Store | None:
     try:
         if kind == "memory":
             return MemoryStore(size)
+        if not hasattr(os, "pread"):
+            raise OSError("this system has no reading at an offset; cache = 'memory' needs none")
         folder.mkdir(parents=True, exist_ok=True)
         digest = hashlib.blake2b(name.encode("utf-8", "surrogateescape"), digest_size=8)
         return FileStore(folder / f"{digest.hexdigest()}.tiles")

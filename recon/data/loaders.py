@@ -30,6 +30,7 @@ __all__ = [
     "make_loader",
     "start_workers",
     "to_unit_range",
+    "workers_fork",
 ]
 
 logger = logging.getLogger("recon")
@@ -126,6 +127,11 @@ def _collate(samples: list[tuple[int, Tensor | str]]) -> Batch:
     return Batch(stacked, indices, places, failures)
 
 
+def workers_fork() -> bool:
+    """Whether worker processes begin as copies of this one, and share its memory and files."""
+    return sys.platform == "linux"  # Elsewhere forking is missing, or is not safe.
+
+
 def make_loader(
     dataset: ImageDataset, batches: Batches, *, num_workers: int, pin_memory: bool
 ) -> DataLoader[Batch]:
@@ -140,7 +146,7 @@ def make_loader(
         pin_memory=pin_memory,
         persistent_workers=num_workers > 0,
         # Python 3.14 would start them afresh, and a cache in memory is shared by forking alone.
-        multiprocessing_context="fork" if num_workers and sys.platform == "linux" else None,
+        multiprocessing_context="fork" if num_workers and workers_fork() else None,
         worker_init_fn=_leave_signals_to_the_parent,
         # Its own, so that starting an epoch draws nothing from the run's random state.
         generator=torch.Generator(),

@@ -69,12 +69,15 @@ class Codebook(nn.Module):
         Returns:
             (N, h, w) int64.
         """
-        # In half precision, near entries would be mistaken for each other.
+        # In half precision, and in TF32, near entries would be mistaken for each other.
+        rounded = torch.backends.cuda.matmul.allow_tf32
+        dtype = torch.float64 if rounded else torch.float32
         with torch.autocast(latent.device.type, enabled=False):
             # |z - e|^2 without |z|^2, which is the same for all entries.
-            squares = self.embedding.square().sum(1)
+            entries = self.embedding.to(dtype)
+            squares = entries.square().sum(1)
             codes = [
-                torch.addmm(squares, part, self.embedding.t(), alpha=-2).argmin(1)
+                torch.addmm(squares, part.to(dtype), entries.t(), alpha=-2).argmin(1)
                 for part in torch.split(_vectors(latent), SEARCHED)
             ]
         return torch.cat(codes).view(len(latent), *latent.shape[2:])  # (N, h, w)

@@ -15,6 +15,14 @@ BatchSize = Literal["batch_size_train", "batch_size_test"]
 
 # What torch says where memory on the host cannot be had.
 NO_MEMORY = ("DefaultCPUAllocator", "not enough memory", "Storage size calculation overflowed")
+# The same of a GPU, where it is another library or another program that takes it.
+NO_GPU_MEMORY = (
+    "CUDA error: out of memory",
+    "CUBLAS_STATUS_ALLOC_FAILED",
+    "CUDNN_STATUS_ALLOC_FAILED",
+)
+# What torch says of a reading process that is gone; any other error of one is told as it is.
+ENDS = ("is killed by signal", "exited unexpectedly")
 # What takes the memory of the host.
 LOWER = {
     "batch_size_train": "lower tile_size, crop_size, batch_size_train or the numbers that make the "
@@ -43,7 +51,7 @@ def explained(settings: Settings, batch_size: BatchSize) -> Iterator[None]:
     except torch.OutOfMemoryError:
         raise UserError(_gpu_memory(batch_size, getattr(settings, batch_size))) from None
     except RuntimeError as error:
-        message = _host_failure(batch_size, str(error))
+        message = _failure(settings, batch_size, str(error))
         if message is None:
             raise
         raise UserError(message) from None
@@ -54,15 +62,18 @@ def _gpu_memory(batch_size: BatchSize, size: int) -> str:
     return f"the GPU's memory is too small for {batch_size} = {size}; {lower}"
 
 
-def _host_failure(batch_size: BatchSize, said: str) -> str | None:
+def _failure(settings: Settings, batch_size: BatchSize, said: str) -> str | None:
     """What to tell about an error of torch; None where it is of another kind."""
     first = next(iter(said.splitlines()), "")
+    if any(sign in said for sign in NO_GPU_MEMORY):
+        told = _gpu_memory(batch_size, getattr(settings, batch_size))
+        return f"{told}; or another program holds the GPU: nvidia-smi lists them"
     if any(sign in said for sign in NO_MEMORY):
         return (
             f"the machine's memory is too small for this network and these images ({first}); "
             f"{LOWER[batch_size]}"
         )
-    if "DataLoader worker" in said:
+    if "DataLoader worker" in said and any(end in said for end in ENDS):
         return (
             f"a process that reads images has died ({first}); mostly memory has run out: "
             f"{READING[batch_size]}"

@@ -21,7 +21,13 @@ from recon.files import check_target, check_writable, exclusive, replacing_all, 
 from recon.models.registry import Builder
 from recon.pipeline.explaining import explained
 from recon.pipeline.foresight import spare_sidecars
-from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
+from recon.pipeline.images import (
+    Datasets,
+    FolderDataset,
+    demand_same_number,
+    open_folder,
+    report_unreadable,
+)
 from recon.pipeline.models import LoadedModel, load_model
 from recon.pipeline.paths import Relatives
 from recon.pipeline.progress import progress_bar
@@ -85,6 +91,7 @@ def _export(
     folder = settings.folder_path_latents
     dataset = open_folder(datasets, "folder_path_latents", folder, model.preparation)
     logger.info("Model: %s (%s)\nImages: %d below %s", path, model.kind, len(dataset), folder)
+    demand_same_number(dataset, runtime.ranks)
     if runtime.ranks.first:
         _write(model, dataset, settings, target)
     else:

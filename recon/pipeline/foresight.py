@@ -5,11 +5,13 @@ import logging
 import shutil
 from importlib.util import find_spec
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
 from recon.data.loaders import why_unreadable
 from recon.errors import UserError
+from recon.ranks import Ranks
 from recon.settings import Settings
 from recon.training.checkpoint import sidecar
 from recon.training.keeper import Keeper
@@ -22,6 +24,7 @@ __all__ = [
     "check_space",
     "check_trackers",
     "comment_on_log",
+    "demand_agreement",
     "spare_sidecars",
 ]
 
@@ -102,3 +105,23 @@ def spare_sidecars(record: Path, setting: str) -> None:
             f"{setting} must not bear the name of a model, got {str(record)!r}: it tells what "
             f"{model.name} is; choose another name"
         )
+
+
+def demand_agreement(
+    ranks: Ranks, found: tuple[Path, dict[str, Any]] | None, data: dict[str, Any]
+) -> None:
+    """Refuse machines that hold different images, or go on from different checkpoints.
+
+    Raises:
+        UserError: On every rank.
+    """
+    ranks.demand_same(
+        [data[part].get("fingerprint") for part in ("train", "validation")],
+        "the processes of torchrun must train on the same images, and they see different ones; "
+        "give every machine the same folders",
+    )
+    ranks.demand_same(
+        found and (found[1]["epoch"], found[1]["provenance"].get("weights_sha256")),
+        "the processes of torchrun must go on from the same checkpoint, and they find different "
+        "ones; give every machine the folder of the first, or start anew with resume = ''",
+    )

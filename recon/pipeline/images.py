@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from recon.data.cache import HEADER, CachedDataset, open_store
-from recon.data.loaders import Batches, ImageDataset, make_loader
+from recon.data.loaders import Batches, ImageDataset, make_loader, workers_fork
 from recon.data.sampling import draw_epoch
 from recon.data.splits import by_group
 from recon.errors import UserError
@@ -19,6 +19,7 @@ from recon.pipeline.models import preparation_of
 from recon.pipeline.paths import Paths, Relatives, every
 from recon.pipeline.splitting import split_off, write_split
 from recon.provenance import fingerprint, members, sample_files, shared_members
+from recon.ranks import Ranks
 from recon.settings import Settings
 from recon.training.runtime import Runtime
 from recon.training.trainer import Split
@@ -27,6 +28,7 @@ __all__ = [
     "Datasets",
     "FolderDataset",
     "TrainingData",
+    "demand_same_number",
     "open_folder",
     "reading_of",
     "report_unreadable",
@@ -106,6 +108,19 @@ def open_folder(
         raise UserError(f"{setting} must be a folder of images: {error}") from None
 
 
+def demand_same_number(dataset: FolderDataset, ranks: Ranks) -> None:
+    """Refuse machines that see different images, which counting tells for little.
+
+    Raises:
+        UserError: On every rank.
+    """
+    ranks.demand_same(
+        len(dataset),
+        "the processes of torchrun must see the same images, and they see different numbers of "
+        "them; give every machine the same folder",
+    )
+
+
 class TrainingData(NamedTuple):
     """What a run learns from."""
 
@@ -162,8 +177,9 @@ def training_data(
     if held_out is not None:
         record["validation"] = _describe(held_out.paths, of_held_out)
         _comment_on_copies(record)
-        validation = _load(held_out, settings, runtime, shuffled=False)
-    return TrainingData(_load(train, settings, runtime, shuffled=True), validation, record, keep)
+        validation = _load(held_out, settings, runtime, count / (len(train) + count))
+    split = _load(train, settings, runtime, len(train) / (len(train) + count), shuffled=True)
+    return TrainingData(split, validation, record, keep)
 
 
 def _validation_folder(
@@ -206,11 +222,21 @@ def _describe(paths: Paths, samples: NDArray[np.uint64] | None) -> dict[str, Any
     }
 
 
-def _load(dataset: FolderDataset, settings: Settings, runtime: Runtime, *, shuffled: bool) -> Split:
+def _load(
+    dataset: FolderDataset,
+    settings: Settings,
+    runtime: Runtime,
+    share: float,
+    *,
+    shuffled: bool = False,
+) -> Split:
+    """A part of the images, which may take this share of the cache."""
+    if settings.cache == "memory":  # Each process has its own; on disk they share one.
+        share /= runtime.ranks.here
     order = _order(dataset.paths, settings) if shuffled else None
     batches = Batches(len(dataset), settings.batch_size_train, order, runtime.ranks.share)
     loader = make_loader(
-        _cached(dataset, settings, "train" if shuffled else "validation"),
+        _cached(dataset, settings, "train" if shuffled else "validation", share),
         batches,
         num_workers=settings.num_workers,
         pin_memory=runtime.device.type == "cuda",
@@ -228,13 +254,15 @@ def _order(paths: Paths, settings: Settings) -> Callable[[int], NDArray[np.int64
     return lambda epoch: draw_epoch(groups, images, seed=settings.seed, epoch=epoch)
 
 
-def _cached(dataset: FolderDataset, settings: Settings, part: str) -> ImageDataset:
+def _cached(dataset: FolderDataset, settings: Settings, part: str, share: float) -> ImageDataset:
     """The dataset with a cache of decoded tiles, where one is wanted and can be had."""
+    if settings.num_workers > 0 and not workers_fork():
+        return dataset  # They would not share it.
     preparation = preparation_of(settings)
     height, width = preparation.tile_size
     shape = (preparation.channels, height, width)
     slot = HEADER + shape[0] * height * width
-    slots = min(len(dataset), int(settings.cache_limit_gb * 1e9) // slot)
+    slots = min(len(dataset), int(share * settings.cache_limit_gb * 1e9) // slot)
     if settings.cache == "none" or slots == 0:
         return dataset
     options = f"{shape} {reading_of(preparation)}"

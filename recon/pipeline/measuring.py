@@ -13,7 +13,7 @@ from recon.errors import UserError
 from recon.evaluation.evaluator import Corrupt, evaluate
 from recon.evaluation.pictures import Comparison
 from recon.evaluation.records import Record
-from recon.pipeline.images import FolderDataset
+from recon.pipeline.images import FolderDataset, demand_same_number
 from recon.pipeline.models import LoadedModel
 from recon.pipeline.progress import progress_bar
 from recon.settings import Settings
@@ -62,6 +62,7 @@ def measure(
         UserError: At the first image that cannot be read, where the settings say so.
     """
     settings, dataset, runtime = task.settings, task.dataset, task.model.runtime
+    demand_same_number(dataset, runtime.ranks)
     loader = make_loader(
         dataset,
         Batches(len(dataset), settings.batch_size_test, share=runtime.ranks.share),

@@ -20,6 +20,7 @@ from recon.pipeline.foresight import (
     check_space,
     check_trackers,
     comment_on_log,
+    demand_agreement,
     spare_sidecars,
 )
 from recon.pipeline.images import Datasets, report_unreadable
@@ -140,6 +141,7 @@ def _start(
     trainer, data = assemble(
         settings, objective, auto_encoder, datasets, runtime, resumed=found is not None
     )
+    demand_agreement(runtime.ranks, found, data.record)
     check_space(folder, trainer.model)
     keeper = _keeper(settings, objective, trainer, data.record)
     if found is not None:

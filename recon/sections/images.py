@@ -21,7 +21,10 @@ class Images(Section):
     )
     cache_folder: str = Field(".tile_cache", min_length=1, description="for cache = 'disk'")
     cache_limit_gb: float = Field(
-        4.0, ge=0, description="gigabytes: tiles beyond it are decoded every time"
+        4.0,
+        ge=0,
+        description="gigabytes, of a machine: tiles beyond it are decoded every time; processes "
+        "that are not forked, on macOS and Windows, have no cache",
     )
     color_mode: Literal["rgb", "grey"] = Field("rgb", description="three channels or one")
     intensity_range: Range | Literal["image"] | None = Field(

@@ -81,7 +81,8 @@ class Keeper:
         """Write what a run that was killed right after its checkpoint had no time to write."""
         if trainer.ranks.first:
             self._follow(trainer, checkpoint)
-            if trainer.state.best_epoch < trainer.state.epoch:
+            # What `_follow` has not just written.
+            if trainer.state.step > 0 or trainer.state.best_epoch < trainer.state.epoch:
                 self._bring_best(trainer.state.best_epoch, checkpoint.parent)
 
     def _bring_best(self, epoch: int, folder: Path) -> None:
@@ -183,7 +184,8 @@ def _restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> Non
     _check_options(trainer.optimizer, checkpoint["optimizer_state_dict"])
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
     _check_moments(trainer.optimizer)
-    trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
+    if checkpoint["run"]["scaler"]:  # Nothing, where the precision of that device needed none.
+        trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
     trainer.state = _checked_state(checkpoint["run"]["state"])
     if not trainer.ranks.first:  # The first rank goes on with the sums of all.
         trainer.state.sums = Sums()

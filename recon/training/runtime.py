@@ -5,10 +5,10 @@ import logging
 import os
 import platform
 import random
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -33,6 +33,28 @@ DTYPES = {
     "tf32": torch.float32,
     "float32": torch.float32,
 }
+
+
+class DataParallel(nn.DataParallel):  # type: ignore[type-arg, unused-ignore]
+    """The plain one, whose replicas compute in the precision of its caller.
+
+    Each runs in a thread of its own, where torch switches autocast on, but not to the dtype that
+    it has here: bfloat16 would become float16, without the scaling of losses that this needs.
+    """
+
+    def parallel_apply(self, replicas: Any, inputs: Any, kwargs: Any) -> list[Any]:
+        """Feed each replica its part of the batch."""
+        kind = self.src_device_obj.type
+        dtype, enabled = torch.get_autocast_dtype(kind), torch.is_autocast_enabled(kind)
+
+        def cast(replica: nn.Module) -> Callable[..., Any]:
+            def run(*args: Any, **named: Any) -> Any:
+                with torch.autocast(kind, dtype, enabled=enabled):
+                    return replica(*args, **named)
+
+            return run
+
+        return super().parallel_apply([cast(replica) for replica in replicas], inputs, kwargs)
 
 
 class Runtime(NamedTuple):
@@ -78,14 +100,22 @@ class Runtime(NamedTuple):
             model: The plain network.
             compile_model: Whether to compile it.
             learns: Whether gradients are to be exchanged between processes.
+
+        Raises:
+            UserError: If it is to be compiled for several GPUs of one process.
         """
+        if compile_model and self.devices > 1:
+            raise UserError(
+                f"compile_model = True does not go with the {self.devices} GPUs of one process: "
+                f"choose one in GPUs, or start torchrun, whose processes take one each"
+            )
         if compile_model:
             model = torch.compile(model)  # type: ignore[assignment]
         if self.ranks.world > 1 and learns:
             return nn.parallel.DistributedDataParallel(
                 model, device_ids=[self.device] if self.device.type == "cuda" else None
             )
-        return nn.DataParallel(model) if self.devices > 1 else model
+        return DataParallel(model) if self.devices > 1 else model
 
     def send(self, images: Tensor) -> Tensor:
         """Copy a batch to the device, without waiting where memory is pinned."""
