@@ -10,7 +10,7 @@ import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from types import FrameType, ModuleType
-from typing import Any, TextIO
+from typing import Any
 
 from recon.errors import InterruptedRunError, UserError
 from recon.gpus import select_gpus
@@ -74,7 +74,7 @@ def run_command(
     except OSError as error:
         if error.errno not in ENVIRONMENT:
             raise
-        return _refuse(f"{error.strerror}: {error.filename or 'while writing'}")
+        return _refuse(f"{error.strerror}: {error.filename2 or error.filename or 'while writing'}")
     return code or 0
 
 
@@ -101,7 +101,7 @@ def _refuse(message: str, code: int = USER_ERROR) -> int:
     return code
 
 
-class _Console(logging.StreamHandler[TextIO]):
+class _Console(logging.StreamHandler):  # type: ignore[type-arg]  # no arguments in Python 3.10
     """Falls silent where nothing can be written any more: the run itself goes on.
 
     As in `| head`, and where the log goes to a full disk.

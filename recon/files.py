@@ -1,5 +1,6 @@
 """Files that appear whole under their name, or not at all."""
 
+import errno
 import json
 import os
 import tempfile
@@ -70,6 +71,9 @@ def _synchronise_folder(folder: Path) -> None:
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):
+            raise  # Some network and shared folders know no such thing.
     finally:
         os.close(descriptor)
 
@@ -196,3 +200,8 @@ def check_target(path: Path, setting: str) -> None:
     if path.is_dir():
         raise UserError(f"{setting} must be a file, got {str(path)!r}, which is a folder")
     check_writable(path.parent, setting)
+    if os.name == "nt" and path.is_file():  # Where a file that is open cannot be replaced.
+        try:
+            path.open("rb+").close()
+        except OSError as error:
+            raise UserError(f"{setting} cannot be replaced: {error}; close it") from None

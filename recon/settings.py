@@ -33,7 +33,7 @@ from recon.sections import (
 )
 from recon.sources import Source, merge, read_flags, read_module, read_settings_file
 
-__all__ = ["SECTIONS", "Settings", "Size", "load"]
+__all__ = ["SECTIONS", "Settings", "Size", "load", "without_storage"]
 
 
 class Settings(
@@ -123,6 +123,11 @@ def load(
     sources += [read_settings_file(Path(file)) for file in files]
     sources.append(flags)
     return merge(Settings, sources), _asked_for(sources[1:])
+
+
+def without_storage(settings: Settings) -> Settings:
+    """Settings to record: the URL of a database may hold a password."""
+    return settings.model_copy(update={"sweep_storage": ""})
 
 
 def _asked_for(sources: list[Source]) -> frozenset[str]:

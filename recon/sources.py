@@ -54,7 +54,7 @@ def read_settings_file(path: Path) -> Source:
         UserError: If it cannot be read or holds anything else.
     """
     try:
-        tree = ast.parse(path.read_text(encoding="utf-8"))
+        tree = ast.parse(path.read_text(encoding="utf-8-sig"))
     # Not UTF-8, null bytes, or nested too deeply.
     except (OSError, ValueError, SyntaxError, RecursionError, MemoryError) as error:
         reason = error.strerror if isinstance(error, OSError) else _first_line(error)

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable
@@ -10,6 +11,7 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import psutil
 import pytest
 import torch
 
@@ -75,6 +77,20 @@ def test_every_image_has_its_row_in_order(
     for row, image in zip(frame.to_numpy(), dataset, strict=True):
         expected = model.encoder(image[None] / 255).mean((2, 3))[0].detach()
         np.testing.assert_allclose(row[:-1].astype(float), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_the_rows_of_a_finished_export_are_let_go_before_they_are_removed(
+    export: Callable[..., pd.DataFrame], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    held, remove = [], shutil.rmtree
+
+    def look(folder: Path, **options: Any) -> None:
+        held.extend(p for p in psutil.Process().memory_maps() if str(folder) in p.path)
+        remove(folder, **options)
+
+    monkeypatch.setattr("recon.pipeline.exporting.shutil.rmtree", look)
+    export()
+    assert not held
 
 
 def test_rows_do_not_depend_on_batches_workers_or_format(

@@ -1,3 +1,8 @@
+import errno
+import json
+import os
+import stat
+from contextlib import nullcontext
 from pathlib import Path
 
 import pytest
@@ -11,6 +16,7 @@ from recon.files import (
     replacing,
     synchronise,
     without_ending,
+    write_json,
 )
 
 
@@ -214,3 +220,20 @@ def test_a_slice_is_read_from_its_volume_and_all_else_from_itself(image: str, fi
 )
 def test_the_ending_is_that_of_the_file(image: str, without: str) -> None:
     assert without_ending(image) == without
+
+
+@pytest.mark.parametrize(("number", "told"), [(errno.EINVAL, False), (errno.EIO, True)])
+def test_a_folder_that_cannot_be_synchronised_is_no_failure_where_that_is_unknown(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, number: int, told: bool
+) -> None:
+    plain = os.fsync
+
+    def of_files_alone(descriptor: int) -> None:
+        if stat.S_ISDIR(os.fstat(descriptor).st_mode):
+            raise OSError(number, os.strerror(number))
+        plain(descriptor)
+
+    monkeypatch.setattr("os.fsync", of_files_alone)
+    with pytest.raises(OSError, match=os.strerror(number)) if told else nullcontext():
+        write_json(tmp_path / "a.json", {"a": 1})
+    assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}

@@ -6,6 +6,7 @@ import os
 import shutil
 import signal
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -354,3 +355,23 @@ def test_a_log_of_another_run_than_the_models_is_told_apart(
     log.with_suffix(".json").write_text(json.dumps(record | {"date": "2020-01-01T00:00:00+00:00"}))
     assert is_of_another_run(log, model)
     assert not is_of_another_run(log, model._replace(provenance={}))
+
+
+def test_a_password_of_a_database_is_in_no_record_and_no_model(
+    train: Train,
+    write_images: Write,
+    make_settings: Callable[..., Any],
+    network: Any,
+    tmp_path: Path,
+) -> None:
+    write_images(tmp_path / "train", 4)
+    write_images(tmp_path / "test", 2)
+    storage = "mysql://me:secret@db/trials"
+    train(num_epochs=1, sweep_storage=storage)
+    run_evaluation(make_settings(sweep_storage=storage), "mse", network, ImageFolderDataset)
+    written = [path for path in tmp_path.rglob("*") if path.is_file()]
+    assert {".pth", ".json", ".csv", ".xlsx"} <= {path.suffix for path in written}
+    texts = [path.read_bytes() for path in written if path.suffix != ".xlsx"]
+    with zipfile.ZipFile(tmp_path / "metrics.xlsx") as book:
+        texts += [book.read(name) for name in book.namelist()]
+    assert not any(b"secret" in text for text in texts)

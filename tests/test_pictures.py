@@ -32,6 +32,14 @@ def test_the_worst_the_best_and_an_even_sample_are_kept() -> None:
     assert images(selection.chosen(lambda mine: [mine])) == [0, 7, 8, 30, 31, 40]
 
 
+def test_an_image_without_a_score_is_the_worst_and_hides_no_other() -> None:
+    nan = float("nan")
+    selection = Selection(2, 8)
+    selection.sampled.clear()
+    selection.add(comparisons([0.9, nan, 0.1, 0.8, 0.05, 0.7, 0.2, 0.6]))
+    assert images(selection.chosen(lambda mine: [mine])) == [0, 1, 3, 4]
+
+
 def test_a_folder_smaller_than_the_number_is_kept_whole_and_once() -> None:
     selection = Selection(5, 3)
     selection.add(comparisons([0.3, 0.2, 0.1]))

@@ -214,6 +214,7 @@ def test_a_whole_number_serves_where_a_real_one_is_asked_for() -> None:
         ("validation_fraction", 1.0, "less than 1"),
         ("validation_fraction", -0.1, "greater than or equal to 0"),
         ("validation_group", "(", "valid regular expression"),
+        ("validation_group", "a{99999999999}", "valid regular expression"),
         ("optimizer", "sgd", "'adam', 'adamw' or 'muon'"),
         ("learning_rate", 0.0, "greater than 0"),
         ("learning_rate", float("nan"), "finite"),

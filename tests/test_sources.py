@@ -307,3 +307,9 @@ def test_help_survives_a_percent_sign_in_config_py(
 ) -> None:
     text = help_text({"folder_path_train": "100%_tiles"}, monkeypatch, capsys)
     assert "[Config.py: '100%_tiles']" in text
+
+
+def test_a_settings_file_of_a_windows_editor_is_read(tmp_path: Path) -> None:
+    path = tmp_path / "mine.py"
+    path.write_text("num_epochs = 3\n", encoding="utf-8-sig")
+    assert read_settings_file(path).values == {"num_epochs": 3}

@@ -5,6 +5,7 @@ Pictures are (H, W, 3) or (H, W) uint8.
 
 import hashlib
 import heapq
+import math
 import os
 import struct
 import zlib
@@ -84,7 +85,8 @@ class Selection:
 
 
 def _by_ssim(comparison: Comparison) -> Score:
-    return comparison.record.ssim, comparison.image
+    ssim = comparison.record.ssim
+    return (ssim if ssim == ssim else -math.inf), comparison.image
 
 
 def _merged(parts: Iterable[list[Score]]) -> list[Score]:
@@ -237,7 +239,8 @@ def _taken(path: str) -> list[str]:
 
 
 def _hash(text: str) -> int:
-    digest = hashlib.blake2b(os.fsencode(text), digest_size=8).digest()
+    spelt = os.fsencode(text.replace(os.sep, "/"))  # A walk spells paths as the system does.
+    digest = hashlib.blake2b(spelt, digest_size=8).digest()
     return int.from_bytes(digest, "little")
 
 

@@ -33,7 +33,7 @@ from recon.pipeline.paths import Relatives
 from recon.pipeline.progress import progress_bar
 from recon.provenance import describe_run, fingerprint
 from recon.ranks import join_ranks
-from recon.settings import Settings
+from recon.settings import Settings, without_storage
 from recon.training.runtime import Runtime, start_runtime, unwrap
 
 __all__ = ["run_export"]
@@ -131,9 +131,11 @@ def _write(model: LoadedModel, dataset: FolderDataset, settings: Settings, targe
         record = _record(belongs, table, unreadable, model, settings)
         record["seconds"] = round(time.perf_counter() - started, 1)
         _publish(target, table, record)
-    shutil.rmtree(unfinished)
+    rows, numbers = len(table.images), table.numbers
+    del table  # Its rows are mapped: their file could not go everywhere while they are.
+    shutil.rmtree(unfinished, ignore_errors=True)
     report_unreadable(unreadable)
-    logger.info("Latents: %s, %d rows of %d numbers", target, len(table.images), table.numbers)
+    logger.info("Latents: %s, %d rows of %d numbers", target, rows, numbers)
 
 
 def _check_unreadable(reasons: Sequence[str], settings: Settings) -> None:
@@ -228,7 +230,7 @@ def _record(
         "unreadable": len(unreadable),
         "skipped": [visible(reason) for reason in unreadable],
         "device": model.runtime.name,
-        "settings": settings.model_dump(mode="json"),
+        "settings": without_storage(settings).model_dump(mode="json"),
     }
 
 

@@ -21,10 +21,10 @@ from recon.pipeline.sweep_results import Results
 from recon.pipeline.sweep_space import leave_out_idle, read_space
 from recon.provenance import describe_run, flatten
 from recon.ranks import ranks_of_environment
-from recon.settings import Settings
+from recon.settings import Settings, without_storage
 from recon.training.resume import FIXED, FIXED_PREFIXES
 
-__all__ = ["Sweep", "open_sweep", "without_storage"]
+__all__ = ["Sweep", "open_sweep"]
 
 DATABASE_LOCK = ".database.lock"
 
@@ -139,8 +139,3 @@ def _fixed(settings: Settings, dimensions: Mapping[str, Dimension]) -> dict[str,
     # A list is choices and a tuple is a range; JSON would make them one.
     plain["sweep_space"] = {name: repr(tried) for name, tried in settings.sweep_space.items()}
     return plain
-
-
-def without_storage(settings: Settings) -> Settings:
-    """Settings to record: the URL of a database may hold a password."""
-    return settings.model_copy(update={"sweep_storage": ""})

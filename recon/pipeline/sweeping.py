@@ -34,9 +34,9 @@ from recon.models.registry import Builder
 from recon.pipeline.images import Datasets
 from recon.pipeline.sweep_commands import sweep_command, training_command
 from recon.pipeline.sweep_results import BEST, IMPORTANCE
-from recon.pipeline.sweep_study import Sweep, open_sweep, without_storage
+from recon.pipeline.sweep_study import Sweep, open_sweep
 from recon.pipeline.training import check_training, run_training
-from recon.settings import Settings
+from recon.settings import Settings, without_storage
 from recon.sources import Source, merge
 from recon.training.logs import EpochRow, read_log
 

@@ -74,6 +74,6 @@ class Validation(Section):
     def _compiles(cls, value: str) -> str:
         try:
             re.compile(value)
-        except re.error as error:
+        except (re.error, OverflowError, RecursionError) as error:
             raise ValueError(f"must be a valid regular expression ({error})") from None
         return value
