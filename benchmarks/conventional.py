@@ -5,7 +5,7 @@ loss read after every step; scikit-image's metrics and a matplotlib figure for e
 evaluation. Transforms and figure are those of the reference system. It runs in a process of its
 own, whose allocator is as it comes.
 
-    python -m benchmarks.conventional FOLDER --device cpu --batch 16 --workers 2 --seconds 12
+    python -m benchmarks.conventional FOLDER --device cpu --batch 16 --workers 2 --seconds 8
     python -m benchmarks.conventional FOLDER --training
 """
 
@@ -181,7 +181,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--workers", type=int, default=2)
-    parser.add_argument("--seconds", type=float, default=12.0, help="of a measurement")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a measurement")
     parser.add_argument("--training", action="store_true", help="measure training end to end")
     args = parser.parse_args(argv)
     measure = training_rate if args.training else rates

@@ -10,10 +10,12 @@ at, ten in a second; it needs Linux.
 """
 
 import argparse
+import struct
 import subprocess
 import sys
 import tempfile
 import time
+import zlib
 from collections.abc import Sequence
 from io import BytesIO
 from pathlib import Path
@@ -27,20 +29,31 @@ FEW = 320
 HELD_OUT = 32  # images for validation, in both runs
 EDGE = 32  # pixels
 IN_ONE_FOLDER = 1000
+END = 12  # bytes of the chunk that ends a PNG
 SCRIPT = Path(__file__).parents[1] / "Training_MSE.py"
 
 
 def write_images(folder: Path, count: int) -> None:
-    """Write the same small tile many times, a thousand to a folder, named as tiles are."""
+    """Write one small tile many times, a thousand to a folder, named as tiles are.
+
+    Each file bears its number, since copies of training images are left out of validation.
+    """
     buffer = BytesIO()
     Image.new("RGB", (EDGE, EDGE), (200, 120, 180)).save(buffer, "PNG")
+    head, end = buffer.getvalue()[:-END], buffer.getvalue()[-END:]
     below = folder
     for number in range(count):
         if number % IN_ONE_FOLDER == 0:
             below = folder / f"slide_{number // IN_ONE_FOLDER:04d}"
             below.mkdir(parents=True)
         name = f"TCGA-{number // IN_ONE_FOLDER:04d}_{number % 997 * 256:06d}_{number:07d}.png"
-        (below / name).write_bytes(buffer.getvalue())
+        (below / name).write_bytes(head + _comment(f"number {number}") + end)
+
+
+def _comment(text: str) -> bytes:
+    """A chunk of a PNG that changes no pixel."""
+    chunk = b"tEXtComment\0" + text.encode("ascii")
+    return struct.pack(">I", len(chunk) - 4) + chunk + struct.pack(">I", zlib.crc32(chunk))
 
 
 def peak_memory(images: Path, count: int, out: Path) -> float:
@@ -55,7 +68,7 @@ def peak_memory(images: Path, count: int, out: Path) -> float:
     command += ["--validation_group", "image", "--validation_fraction", str(HELD_OUT / count)]
     command += ["--model_saved_location_mse", str(out / "checkpoints")]
     command += ["--training_loss_file_mse", str(out / "loss.csv")]
-    process = psutil.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = psutil.Popen(command, stdout=subprocess.DEVNULL)
     peak = 0
     while process.poll() is None:
         peak = max(peak, _memory(process))

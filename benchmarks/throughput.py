@@ -275,7 +275,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--batch", type=int, default=0, help="images; 0: 16 on a CPU, 64 on a GPU")
     parser.add_argument("--tiles", type=int, default=208, help="images in the folder")
     parser.add_argument("--workers", type=int, default=2, help="processes that read images")
-    parser.add_argument("--seconds", type=float, default=12.0, help="of a measurement")
+    parser.add_argument("--seconds", type=float, default=8.0, help="of a measurement")
     args = parser.parse_args(argv)
     logging.getLogger("recon").setLevel(logging.WARNING)
     gpus = "" if args.device == "cpu" else "all"

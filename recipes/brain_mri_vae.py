@@ -4,8 +4,8 @@
     python Evaluation_VAE.py --config recipes/brain_mri_vae.py
 
 Data: as for brain_mri_dense.py.
-Result: after 40 epochs a training loss of 6 012.1 for each image, 83.3 of it KL; times 16, 96 193
-for a batch of the published size, 94 859 of it reconstruction (published: 97 322.5 after 40
+Result: after 40 epochs a training loss of 6 013.5 for each image, 83.4 of it KL; times 16, 96 217
+for a batch of the published size, 94 883 of it reconstruction (published: 97 322.5 after 40
 epochs). Test (185 pictures) MSE 0.0082, 22.3 dB, SSIM 0.605. With `--optimizer adamw
 --learning_rate 1e-3 --batch_size_train 16` it ended at 97 659.
 Time: 86 s for an epoch on one core that did nothing else, 58 minutes for all (AMD EPYC with AVX-512
