@@ -1,15 +1,16 @@
 """What a folder of a million images costs: the time to list it, and the memory of a training run.
 
     python -m benchmarks.memory
-    python -m benchmarks.memory --images 200000 --folder /dev/shm
+    python -m benchmarks.memory --images 200000 --folder /tmp
 
-Writes so many small PNG files below the folder, by default that for temporary files, and trains on
-them and on a few of them for two short epochs, each in processes of their own. Memory is that of
-all processes of a run together, its shared part counted once, at the worst of the moments looked
-at, ten in a second; it needs Linux.
+Writes so many small PNG files below the folder, by default in memory where there is enough, else in
+that for temporary files, and trains on them and on a few of them for two short epochs, each in
+processes of their own. Memory is that of all processes of a run together, its shared part counted
+once, at the worst of the moments looked at, ten in a second; it needs Linux.
 """
 
 import argparse
+import shutil
 import struct
 import subprocess
 import sys
@@ -30,7 +31,16 @@ HELD_OUT = 32  # images for validation, in both runs
 EDGE = 32  # pixels
 IN_ONE_FOLDER = 1000
 END = 12  # bytes of the chunk that ends a PNG
+IN_MEMORY, ROOM = Path("/dev/shm"), 12e9  # bytes
 SCRIPT = Path(__file__).parents[1] / "Training_MSE.py"
+
+
+def roomy_folder() -> str | None:
+    """A folder in memory, if the files fit twice; a disk takes minutes for a million."""
+    if not IN_MEMORY.is_dir():
+        return None
+    room = min(shutil.disk_usage(IN_MEMORY).free, psutil.virtual_memory().available)
+    return str(IN_MEMORY) if room > ROOM else None
 
 
 def write_images(folder: Path, count: int) -> None:
@@ -95,7 +105,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     parser.add_argument("--images", type=int, default=1_000_000, help="in the large folder")
     parser.add_argument("--folder", default=None, help="below which to write them")
     args = parser.parse_args(argv)
-    with tempfile.TemporaryDirectory(dir=args.folder) as scratch:
+    with tempfile.TemporaryDirectory(dir=args.folder or roomy_folder()) as scratch:
         few, many = Path(scratch, "few"), Path(scratch, "many")
         write_images(few, FEW)
         write_images(many, args.images)
