@@ -33,7 +33,7 @@ from recon.sections import (
 )
 from recon.sources import Source, merge, read_flags, read_module, read_settings_file
 
-__all__ = ["SECTIONS", "Settings", "Size", "load", "without_storage"]
+__all__ = ["SECTIONS", "Settings", "Size", "load", "recorded"]
 
 
 class Settings(
@@ -125,9 +125,9 @@ def load(
     return merge(Settings, sources), _asked_for(sources[1:])
 
 
-def without_storage(settings: Settings) -> Settings:
-    """Settings to record: the URL of a database may hold a password."""
-    return settings.model_copy(update={"sweep_storage": ""})
+def recorded(settings: Settings) -> dict[str, Any]:
+    """Settings as a record holds them: without the URL of a database, which may hold a password."""
+    return settings.model_copy(update={"sweep_storage": ""}).model_dump(mode="json")
 
 
 def _asked_for(sources: list[Source]) -> frozenset[str]:

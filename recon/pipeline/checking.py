@@ -23,7 +23,7 @@ from recon.pipeline.foresight import spare_sidecars
 from recon.pipeline.images import LISTED, Datasets, open_folder, reading_of
 from recon.pipeline.models import edges, preparation_of
 from recon.provenance import describe_run, fingerprint, flatten
-from recon.settings import Settings, without_storage
+from recon.settings import Settings, recorded
 from recon.training.meter import bar_hidden
 
 __all__ = ["run_check"]
@@ -103,7 +103,7 @@ def _record(settings: Settings, sets: Sequence[ImageSet], seconds: float) -> dic
         "images": {images.name: _identify(images) for images in sets},
         "device": "CPU",
         "seconds": round(seconds, 1),
-        "settings": without_storage(settings).model_dump(mode="json"),
+        "settings": recorded(settings),
     }
 
 

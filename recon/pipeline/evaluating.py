@@ -33,7 +33,7 @@ from recon.provenance import (
     without_members,
 )
 from recon.ranks import join_ranks
-from recon.settings import Settings, without_storage
+from recon.settings import Settings, recorded
 from recon.training.runtime import start_runtime
 
 __all__ = ["run_evaluation"]
@@ -235,7 +235,7 @@ def _run_record(task: Task, summary: Summary, unreadable: list[str]) -> dict[str
         "skipped": {str(i): visible(reason) for i, reason in enumerate(unreadable, 1)},
         "device": model.runtime.name,
         "precision": model.runtime.precision,
-        "settings": without_storage(task.settings).model_dump(mode="json"),
+        "settings": recorded(task.settings),
         "training": without_members(model.provenance) or "not recorded",
     }
 

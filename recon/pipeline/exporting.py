@@ -33,7 +33,7 @@ from recon.pipeline.paths import Relatives
 from recon.pipeline.progress import progress_bar
 from recon.provenance import describe_run, fingerprint
 from recon.ranks import join_ranks
-from recon.settings import Settings, without_storage
+from recon.settings import Settings, recorded
 from recon.training.runtime import Runtime, start_runtime, unwrap
 
 __all__ = ["run_export"]
@@ -230,7 +230,7 @@ def _record(
         "unreadable": len(unreadable),
         "skipped": [visible(reason) for reason in unreadable],
         "device": model.runtime.name,
-        "settings": without_storage(settings).model_dump(mode="json"),
+        "settings": recorded(settings),
     }
 
 

@@ -21,7 +21,7 @@ from recon.pipeline.sweep_results import Results
 from recon.pipeline.sweep_space import leave_out_idle, read_space
 from recon.provenance import describe_run, flatten
 from recon.ranks import ranks_of_environment
-from recon.settings import Settings, without_storage
+from recon.settings import Settings, recorded
 from recon.training.resume import FIXED, FIXED_PREFIXES
 
 __all__ = ["Sweep", "open_sweep"]
@@ -81,7 +81,7 @@ def open_sweep(
             pruning=settings.sweep_pruning,
         )
         reclaim(study, folder)
-    run = {**describe_run(), "settings": without_storage(settings).model_dump(mode="json")}
+    run = {**describe_run(), "settings": recorded(settings)}
     others = {
         name: getattr(settings, name)
         for name in Settings.model_fields

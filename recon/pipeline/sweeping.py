@@ -36,7 +36,7 @@ from recon.pipeline.sweep_commands import sweep_command, training_command
 from recon.pipeline.sweep_results import BEST, IMPORTANCE
 from recon.pipeline.sweep_study import Sweep, open_sweep
 from recon.pipeline.training import check_training, run_training
-from recon.settings import Settings, without_storage
+from recon.settings import Settings
 from recon.sources import Source, merge
 from recon.training.logs import EpochRow, read_log
 
@@ -232,7 +232,7 @@ def _places(given: Settings, folder: Path) -> dict[str, str]:
 
 def _merged(given: Settings, values: Mapping[str, Any]) -> Settings:
     """The settings of a sweep, but for some values."""
-    whole = Source("Config.py", without_storage(given).model_dump())
+    whole = Source("Config.py", given.model_dump(exclude={"sweep_storage"}))
     return merge(Settings, [whole, Source("sweep_space", values)])
 
 

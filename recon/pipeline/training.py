@@ -27,7 +27,7 @@ from recon.pipeline.images import Datasets, report_unreadable
 from recon.pipeline.models import architecture_of, options_of, preparation_of
 from recon.provenance import INITIAL, describe_run, without_members
 from recon.ranks import join_ranks
-from recon.settings import Settings, without_storage
+from recon.settings import Settings, recorded
 from recon.training.checkpoint import sidecar
 from recon.training.keeper import Keeper, restore
 from recon.training.logs import EpochRow, as_columns
@@ -214,7 +214,7 @@ def _provenance(
         "architecture": architecture_of(settings, objective),
         "network": options_of(settings)._asdict(),
         "preparation": preparation_of(settings)._asdict(),
-        "settings": without_storage(settings).model_dump(mode="json"),
+        "settings": recorded(settings),
         "data": data,
         "device": trainer.runtime.name,
         "precision": trainer.runtime.precision,
