@@ -1,9 +1,12 @@
 import errno
+import multiprocessing
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
 from itertools import product
+from threading import Timer
 
 import numpy as np
 import pytest
@@ -14,9 +17,7 @@ from recon.data.loaders import (
     Batch,
     Batches,
     Failure,
-    end_workers,
     make_loader,
-    start_workers,
     to_unit_range,
 )
 from recon.data.sampling import draw_epoch
@@ -263,7 +264,7 @@ def test_reading_draws_nothing_from_the_random_state_of_the_run(num_workers: int
 def test_workers_that_were_started_early_serve_every_epoch_whole() -> None:
     batches = Batches(6, 2, shuffled(6, seed=1))
     loader = make_loader(WhoReads(6), batches, num_workers=1, pin_memory=False)
-    start_workers(loader)
+    loader.start()
     (worker,) = loader._iterator._workers
     for epoch in range(3):
         batches.epoch, batches.start = epoch, epoch % 2
@@ -271,12 +272,59 @@ def test_workers_that_were_started_early_serve_every_epoch_whole() -> None:
         found = list(loader)
         assert [batch.indices.tolist() for batch in found] == expected
         assert {int(batch.images[0, 0]) for batch in found} == {worker.pid}
-    end_workers(loader)
+    loader.end()
+
+
+class Stuck(Plain):
+    """Reads its last image for ever, as from a disk that is gone."""
+
+    def __init__(self, count: int) -> None:
+        super().__init__(count)
+        self.hangs = multiprocessing.get_context("fork").Event()
+
+    def __getitem__(self, index: int) -> Tensor:
+        if index == self.count - 1:
+            self.hangs.set()
+            threading.Event().wait()
+        return super().__getitem__(index)
+
+
+@several_workers
+def test_workers_that_hang_are_ended_without_a_word(
+    capfd: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("recon.data.loaders.PATIENCE", 0.1)
+    images = Stuck(4)
+    with make_loader(images, Batches(4, 2), num_workers=2, pin_memory=False) as loader:
+        assert len(next(iter(loader)).indices) == 2
+        assert images.hangs.wait(60)
+        workers = loader._iterator._workers
+    assert [worker.exitcode for worker in workers] == [0, -signal.SIGKILL]
+    assert capfd.readouterr() == ("", "")
+
+
+@several_workers
+def test_at_ctrl_c_nobody_waits_for_workers_that_hang(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("recon.data.loaders.PATIENCE", 1000)
+    images = Stuck(2)
+    loader = make_loader(images, Batches(2, 2), num_workers=1, pin_memory=False)
+    loader.start()
+    assert images.hangs.wait(60)
+    (worker,) = loader._iterator._workers
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    Timer(0.2, signal.raise_signal, [signal.SIGINT]).start()
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            loader.end()
+    finally:
+        signal.signal(signal.SIGINT, before)
+    worker.join()
+    assert worker.exitcode == -signal.SIGKILL
 
 
 def test_without_workers_nothing_is_started() -> None:
     loader = make_loader(Plain(2), Batches(2, 2), num_workers=0, pin_memory=False)
-    start_workers(loader)
+    loader.start()
     assert loader._iterator is None
 
 

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from Auto_encoder import AutoEncoder
+from recon.data.loaders import Loader
 from recon.errors import InterruptedRunError, UserError
 from recon.models.preparation import Preparation
 from recon.ranks import Ranks
@@ -492,7 +493,8 @@ def test_the_processes_that_validate_start_before_the_first_step(
     images, started = random_images(8), []
     trainer = make_trainer(images, validation=images[:2])
     monkeypatch.setattr(
-        "recon.training.trainer.start_workers",
+        Loader,
+        "start",
         lambda loader: started.append((loader, trainer.state.step, len(trainer.optimizer.state))),
     )
     trainer.fit(ignore)

@@ -12,6 +12,7 @@ import sys
 import warnings
 from collections.abc import Callable, Iterator
 from functools import lru_cache
+from threading import Timer
 from types import FrameType
 from typing import Any, NamedTuple, Protocol
 
@@ -20,15 +21,17 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data._utils import signal_handling
+
+from recon.data.forking import signals_held
 
 __all__ = [
     "Batch",
     "Batches",
     "Failure",
     "ImageDataset",
-    "end_workers",
+    "Loader",
     "make_loader",
-    "start_workers",
     "to_unit_range",
     "workers_fork",
 ]
@@ -38,6 +41,7 @@ logger = logging.getLogger("recon")
 Indices = NDArray[np.int64]
 
 GRACE = 60  # seconds that a worker lives on after SIGTERM
+PATIENCE = 1  # seconds in which a worker may finish what it reads, once nobody waits for it
 
 
 class ImageDataset(Protocol):
@@ -127,6 +131,61 @@ def _collate(samples: list[tuple[int, Tensor | str]]) -> Batch:
     return Batch(stacked, indices, places, failures)
 
 
+class Loader(DataLoader[Batch]):
+    """Batches, read in processes that live until its end; used in `with`, or ended by hand."""
+
+    def __iter__(self) -> Any:
+        if self._iterator is not None:  # The processes run already.
+            return super().__iter__()
+        with signals_held():
+            return super().__iter__()
+
+    def start(self) -> None:
+        """Start the processes now, while there is little memory that they would share.
+
+        What this process changes after the fork is copied page by page; what they read ahead
+        fills the cache.
+        """
+        if self.num_workers > 0:
+            iter(self)
+
+    def end(self) -> None:
+        """End the processes now, rather than when Python happens to take the loader apart.
+
+        At the end of the program they would be sent SIGTERM, which they outlive for a while.
+        """
+        iterator: Any = self._iterator  # torch offers no other way to its processes
+        if iterator is None:
+            return
+        self._iterator = None
+        _forget(iterator)
+        last = Timer(PATIENCE, _kill, [iterator._workers])
+        last.start()
+        try:
+            iterator._shutdown_workers()
+        finally:  # At Ctrl-C at once.
+            last.cancel()
+            _kill(iterator._workers)
+
+    def __enter__(self) -> "Loader":
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.end()
+
+
+def _forget(iterator: Any) -> None:
+    """Let torch take the end of an iterator's processes for no accident from here on."""
+    if iterator._worker_pids_set:
+        signal_handling._remove_worker_pids(id(iterator))  # type: ignore[attr-defined]
+        iterator._worker_pids_set = False
+
+
+def _kill(workers: list[Any]) -> None:
+    for worker in workers:
+        worker.kill()
+
+
 def workers_fork() -> bool:
     """Whether worker processes begin as copies of this one, and share its memory and files."""
     return sys.platform == "linux"  # Elsewhere forking is missing, or is not safe.
@@ -134,11 +193,11 @@ def workers_fork() -> bool:
 
 def make_loader(
     dataset: ImageDataset, batches: Batches, *, num_workers: int, pin_memory: bool
-) -> DataLoader[Batch]:
+) -> Loader:
     """Read batches in worker processes that live as long as the loader."""
     _compare_with_cores(num_workers)
     warnings.filterwarnings("ignore", "This DataLoader will create", UserWarning)
-    return DataLoader(
+    return Loader(
         _Reader(dataset),  # type: ignore[arg-type]
         batch_sampler=batches,
         num_workers=num_workers,
@@ -164,7 +223,7 @@ def _compare_with_cores(num_workers: int) -> None:
         )
 
 
-def why_unreadable(loader: DataLoader[Batch]) -> str | None:
+def why_unreadable(loader: Loader) -> str | None:
     """Why the first image of a loader's dataset cannot be read, if none of them can."""
     dataset: Any = loader.dataset
     reasons = (dataset[index][1] for index in range(len(dataset)))
@@ -172,31 +231,6 @@ def why_unreadable(loader: DataLoader[Batch]) -> str | None:
     if not isinstance(first, str) or any(isinstance(result, Tensor) for result in reasons):
         return None
     return first
-
-
-def start_workers(loader: DataLoader[Batch]) -> None:
-    """Start the processes of a loader now, while there is little memory that they would share.
-
-    What this process changes after the fork is copied page by page; what they read ahead fills
-    the cache.
-    """
-    if loader.num_workers > 0:
-        iter(loader)
-
-
-def end_workers(loader: DataLoader[Batch]) -> None:
-    """End the processes of a loader now, rather than when Python happens to take it apart.
-
-    At the end of the program they would be sent SIGTERM, which they outlive for a while.
-    """
-    iterator: Any = getattr(loader, "_iterator", None)  # torch offers no other way
-    if iterator is None:
-        return
-    iterator._shutdown_workers()
-    for worker in iterator._workers:
-        if worker.is_alive():
-            worker.kill()
-    loader._iterator = None
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:

@@ -7,9 +7,12 @@ from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
+from functools import partial
 from itertools import islice
 from threading import Thread
 from typing import Generic, TypeVar
+
+from recon.data.forking import signals_held
 
 __all__ = ["map_isolated"]
 
@@ -62,17 +65,17 @@ class _Crew(Generic[Item, Result]):
     def submit(self, chunk: list[Item]) -> "Future[list[Result]]":
         """Hand out work."""
         try:
-            return self._pool.submit(_each, self._work, chunk)
+            return _submit(self._pool, partial(_each, self._work), chunk)
         except BrokenProcessPool:
             self.dismiss()
             self._pool = _start(self._processes)
-            return self._pool.submit(_each, self._work, chunk)
+            return _submit(self._pool, partial(_each, self._work), chunk)
 
     def alone(self, item: Item, lost: Callable[[Item], Result]) -> Result:
         """Do the work on one item in a process of its own."""
         with _start(1) as pool:
             try:
-                return pool.submit(self._work, item).result()
+                return _submit(pool, self._work, item).result()
             except BrokenProcessPool:
                 return lost(item)
 
@@ -96,6 +99,13 @@ def _finish(
 
 def _start(processes: int) -> ProcessPoolExecutor:
     return ProcessPoolExecutor(processes, initializer=_settle)
+
+
+def _submit(
+    pool: ProcessPoolExecutor, work: Callable[[Item], Result], item: Item
+) -> "Future[Result]":
+    with signals_held():  # This may begin the processes.
+        return pool.submit(work, item)
 
 
 def _each(work: Callable[[Item], Result], chunk: list[Item]) -> list[Result]:

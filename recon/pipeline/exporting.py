@@ -173,7 +173,7 @@ def _encoded(
         num_workers=settings.num_workers,
         pin_memory=model.runtime.device.type == "cuda",
     )
-    with progress_bar(ranks, "Encoding", count, start) as bar:
+    with loader, progress_bar(ranks, "Encoding", count, start) as bar:
         for batch in loader:
             part = _merged(ranks.gather(_encode(model, batch)))
             bar.update(len(part.images) + len(part.unreadable))

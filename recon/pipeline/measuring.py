@@ -81,7 +81,7 @@ def measure(
         draw=draw,
         threads=torch.get_num_threads() if spread else 1,
     )
-    with progress_bar(runtime.ranks, title, len(dataset)) as bar, closing(parts):
+    with loader, progress_bar(runtime.ranks, title, len(dataset)) as bar, closing(parts):
         for part in parts:
             here = list(zip(part.indices, part.records, strict=True))
             everywhere = runtime.ranks.gather((here, part.failures))

@@ -6,7 +6,6 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from recon.data.loaders import end_workers
 from recon.errors import InterruptedRunError, UserError
 from recon.evaluation.curves import plot_curves
 from recon.files import check_target, check_writable, exclusive
@@ -257,7 +256,7 @@ def _refuse_other_images(saved: dict[str, Any], now: dict[str, Any], path: Path)
 def _end_workers(trainer: Trainer) -> None:
     for split in (trainer.train, trainer.validation):
         if split is not None:
-            end_workers(split.loader)
+            split.loader.end()
 
 
 @contextmanager

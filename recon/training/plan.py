@@ -3,9 +3,7 @@
 from collections.abc import Callable
 from typing import NamedTuple
 
-from torch.utils.data import DataLoader
-
-from recon.data.loaders import Batch, Batches
+from recon.data.loaders import Batches, Loader
 
 __all__ = ["Plan", "Split"]
 
@@ -30,6 +28,6 @@ class Plan(NamedTuple):
 class Split(NamedTuple):
     """One side of the data."""
 
-    loader: DataLoader[Batch]
+    loader: Loader
     batches: Batches
     path_of: Callable[[int], str]

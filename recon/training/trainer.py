@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor, nn
 
-from recon.data.loaders import Batch, start_workers, to_unit_range
+from recon.data.loaders import Batch, to_unit_range
 from recon.data.noise import noise_seeds
 from recon.errors import InterruptedRunError, UserError
 from recon.models.output import Adaptive, Output, joined, reconstruct
@@ -83,7 +83,7 @@ class Trainer:
         if not self.ranks.first:  # The sums of an epoch that is resumed count once.
             self.state.sums = Sums()
         if self.validation is not None:  # Before the first step takes its memory.
-            start_workers(self.validation.loader)
+            self.validation.loader.start()
         with watch_signals() as watch:
             while self.state.epoch < self.plan.epochs:
                 if self._train_epoch(watch) is None:
