@@ -5,6 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -13,6 +14,7 @@ from Auto_encoder import AutoEncoder
 from datasets import ImageFolderDataset
 from recon.errors import UserError
 from recon.pipeline import run_evaluation, run_training
+from recon.pipeline.exporting import run_export
 from recon.settings import Settings
 
 EDGE = 32
@@ -65,6 +67,11 @@ def content_of(path: Path) -> dict[str, torch.Tensor]:
     return dict(torch.load(path, weights_only=True))
 
 
+def latents_of(path: Path) -> np.ndarray:
+    with np.load(path) as arrays:
+        return arrays["codes" if "codes" in arrays else "features"]
+
+
 def assert_equal(one: Path, other: Path) -> None:
     first, second = content_of(one), content_of(other)
     assert first.keys() == second.keys()
@@ -102,6 +109,36 @@ def test_evaluation_needs_nothing_but_the_model(
     assert len(rows) == 3
     assert rows["SSIM"].between(-1, 1).all()
     assert ("Noisy PSNR" in rows.columns) == (settings.noise_std > 0)
+
+
+@pytest.mark.parametrize("precision", ["float32", "bfloat16"])
+@pytest.mark.parametrize("system", SYSTEMS)
+def test_neither_batch_size_nor_threads_change_a_bit_of_rows_and_latents(
+    system: str,
+    precision: str,
+    settings_of: Callable[..., tuple[Settings, str]],
+    write_images: Callable[..., Path],
+    tmp_path: Path,
+) -> None:
+    write_images(tmp_path / "test", 5, edge=EDGE, seed=1)
+    model = train(*settings_of(system, num_epochs=1))
+    latents = {"model_path_latents": str(model), "folder_path_latents": str(tmp_path / "test")}
+    rows, tables, before = [], [], torch.get_num_threads()
+    try:
+        for size, threads in [(1, 1), (2, 2), (5, 1), (5, 2)]:
+            torch.set_num_threads(threads)
+            changes = {"batch_size_test": size, "precision": precision, "deterministic": False}
+            table = tmp_path / f"{size}-{threads}/latents.npz"
+            evaluate(*settings_of(system, **changes))
+            settings, _ = settings_of(system, latents_file=str(table), **changes | latents)
+            run_export(settings, AutoEncoder, ImageFolderDataset)
+            rows.append((tmp_path / "run/metrics.csv").read_bytes())
+            tables.append(latents_of(table))
+    finally:
+        torch.set_num_threads(before)
+    assert len(rows[0].splitlines()) == 6
+    assert [other == rows[0] for other in rows] == [True] * 4
+    assert [np.array_equal(other, tables[0]) for other in tables] == [True] * 4
 
 
 @pytest.mark.parametrize(("name", "value"), [("latent_dim", 16), ("architecture", "unet")])

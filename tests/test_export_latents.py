@@ -157,12 +157,12 @@ def fail_at(monkeypatch: pytest.MonkeyPatch, batch: int) -> list[int]:
     seen: list[int] = []
     encode, left = exporting._encode, [batch]
 
-    def counted(model: Any, images: Any) -> Any:
+    def counted(model: Any, images: Any, pool: Any) -> Any:
         left[0] -= 1
         if left[0] < 0:
             raise KeyboardInterrupt
         seen.extend(images.indices.tolist())
-        return encode(model, images)
+        return encode(model, images, pool)
 
     monkeypatch.setattr(exporting, "_encode", counted)
     return seen

@@ -269,20 +269,6 @@ def test_kept_checkpoints_of_an_older_and_longer_run_go_first(
     assert found[0].name == "Model_AE_epoch_002.pth"
 
 
-def test_deterministic_rows_do_not_depend_on_the_batch_size_by_a_bit(
-    evaluate: Callable[..., Any], train: Train, write_images: Write, tmp_path: Path
-) -> None:
-    write_images(tmp_path / "train", 4)
-    write_images(tmp_path / "test", 5, edge=32, seed=1)
-    train()
-    rows = []
-    for size in (1, 2, 5):
-        evaluate(batch_size_test=size, deterministic=True, tile_size=32)
-        rows.append((tmp_path / "metrics.csv").read_bytes())
-    assert rows[0] == rows[1] == rows[2]
-    assert len(rows[0].splitlines()) == 6
-
-
 class Dying(ImageFolderDataset):
     """Its reading process is killed, as the kernel does when memory has run out."""
 

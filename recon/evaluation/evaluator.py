@@ -4,9 +4,8 @@ Images are (N, C, H, W) float tensors in [0, 1] on the device.
 """
 
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
+from collections.abc import Callable, Generator, Iterable
+from concurrent.futures import Future
 from functools import partial
 from typing import NamedTuple
 
@@ -17,6 +16,7 @@ from recon.data.loaders import Batch, Failure, to_unit_range
 from recon.evaluation.figures import to_picture
 from recon.evaluation.pictures import Comparison
 from recon.evaluation.records import NoisyInput, Record
+from recon.evaluation.spreading import spreading
 from recon.objectives.metrics import image_metrics
 
 __all__ = ["Corrupt", "Evaluated", "evaluate"]
@@ -61,7 +61,7 @@ def evaluate(
         Records and pictures of each batch, in the order of the loader.
     """
     work = partial(_evaluate, reconstruct, name_of, device, corrupt, draw)
-    with _pool(threads) as pool:
+    with spreading(threads) as pool:
         ahead: deque[tuple[list[Future[Evaluated]], list[Failure]]] = deque()
         for batch in loader:
             pieces = [pool.submit(work, *piece) for piece in _pieces(batch, threads)]
@@ -78,19 +78,6 @@ def _pieces(batch: Batch, threads: int) -> list[tuple[Tensor, Tensor]]:
     if count == 0:  # None of them could be read.
         return []
     return list(zip(batch.images.chunk(count), batch.indices.chunk(count), strict=True))
-
-
-@contextmanager
-def _pool(threads: int) -> Iterator[ThreadPoolExecutor]:
-    """Threads whose operators are not spread over further ones, if there are several."""
-    before = torch.get_num_threads()
-    alone = partial(torch.set_num_threads, 1 if threads > 1 else before)
-    pool = ThreadPoolExecutor(threads, initializer=alone)
-    try:
-        yield pool
-    finally:
-        pool.shutdown(cancel_futures=True)
-        torch.set_num_threads(before)  # Threads yet to come would otherwise begin with theirs.
 
 
 def _joined(pieces: list[Future[Evaluated]], failures: list[Failure]) -> Evaluated:

@@ -4,7 +4,9 @@ import logging
 import shutil
 import time
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +19,7 @@ from recon.analysis.latents import Encoder
 from recon.data.loaders import Batch, Batches, make_loader, to_unit_range
 from recon.errors import UserError
 from recon.evaluation.records import visible
+from recon.evaluation.spreading import spreading
 from recon.files import check_target, check_writable, exclusive, replacing_all, spell_json
 from recon.models.registry import Builder
 from recon.pipeline.explaining import explained
@@ -51,7 +54,7 @@ def run_export(
     """Encode every image of a folder, and write a table and what it belongs to.
 
     An export that ends early is gone on with by the next one of the same model, images and
-    settings. With `deterministic` both give the same bits as one that ran through.
+    settings. Both give the same bits as one that ran through; on a GPU, with `deterministic`.
 
     Args:
         settings: Of the run.
@@ -173,31 +176,31 @@ def _encoded(
         num_workers=settings.num_workers,
         pin_memory=model.runtime.device.type == "cuda",
     )
-    with loader, progress_bar(ranks, "Encoding", count, start) as bar:
+    bars = progress_bar(ranks, "Encoding", count, start)
+    with loader, bars as bar, spreading(model.threads) as pool:
         for batch in loader:
-            part = _merged(ranks.gather(_encode(model, batch)))
+            part = _merged(ranks.gather(_encode(model, batch, pool)))
             bar.update(len(part.images) + len(part.unreadable))
             start += len(part.images) + len(part.unreadable)
             yield part, start
 
 
-def _encode(model: LoadedModel, batch: Batch) -> Part:
+def _encode(model: LoadedModel, batch: Batch, pool: ThreadPoolExecutor) -> Part:
     """This rank's rows of a batch."""
     images = batch.indices.tolist()
     unreadable = [failure.reason for failure in batch.failures]
     if not images:
         return Part([], None, unreadable)
-    latents = _run(model, to_unit_range(model.runtime.send(batch.images)))
+    shares = model.runtime.send(batch.images).chunk(model.threads)
+    latents = torch.cat(list(pool.map(partial(_run, model), shares)))
     return Part(images, latents.cpu().numpy(), unreadable)
 
 
 def _run(model: LoadedModel, images: Tensor) -> Tensor:
-    """Rows of images in [0, 1], (N, C, H, W)."""
-    if model.one_by_one and len(images) > 1:
-        return torch.cat([_run(model, image[None]) for image in images])
+    """Rows of images as a loader gives them, (N, C, H, W)."""
+    parts = model.parts(to_unit_range(images))
     with torch.no_grad(), model.runtime.autocast():
-        latents: Tensor = model.model(model.prepared(images))
-    return latents
+        return torch.cat([model.model(model.prepared(part)) for part in parts])
 
 
 def _merged(parts: Sequence[Part]) -> Part:

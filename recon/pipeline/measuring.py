@@ -5,7 +5,6 @@ from contextlib import closing
 from pathlib import Path
 from typing import NamedTuple
 
-import torch
 from torch import Tensor
 
 from recon.data.loaders import Batches, Failure, make_loader
@@ -70,8 +69,6 @@ def measure(
         pin_memory=runtime.device.type == "cuda",
     )
     name_of, device = dataset.paths.__getitem__, runtime.device
-    # A compiled network wants whole batches: it is compiled for each size.
-    spread = device.type == "cpu" and not settings.compile_model
     parts = evaluate(
         reconstruct,
         loader,
@@ -79,7 +76,7 @@ def measure(
         device,
         corrupt=corrupt,
         draw=draw,
-        threads=torch.get_num_threads() if spread else 1,
+        threads=task.model.threads,
     )
     with loader, progress_bar(runtime.ranks, title, len(dataset)) as bar, closing(parts):
         for part in parts:

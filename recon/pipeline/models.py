@@ -1,7 +1,7 @@
 """Open a trained model as it was trained."""
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -50,6 +50,7 @@ class LoadedModel(NamedTuple):
     runtime: Runtime
     one_by_one: bool = False  # so that no bit depends on how many images come together
     weights_sha256: str = ""  # as they are in the file
+    threads: int = 1  # that may share the images of a batch
 
     @property
     def kind(self) -> str:
@@ -65,16 +66,19 @@ class LoadedModel(NamedTuple):
         """Reconstruct images in [0, 1], (N, C, H, W), on this model's device."""
         return self.output(images).reconstruction
 
+    def parts(self, images: Tensor) -> Sequence[Tensor]:
+        """Images as they come to the network together."""
+        return images.chunk(max(1, len(images))) if self.one_by_one else [images]
+
     def prepared(self, images: Tensor) -> Tensor:
         """The network's input for images in [0, 1], (N, C, H, W) both."""
         return self.preparation.normalize(images).contiguous(memory_format=torch.channels_last)
 
     def output(self, images: Tensor) -> Output:
         """All that the network returns for images in [0, 1], (N, C, H, W), on its device."""
-        if self.one_by_one and len(images) > 1:
-            return joined([self.output(images[i : i + 1]) for i in range(len(images))])
         with torch.no_grad(), self.runtime.autocast():
-            output = reconstruct(self.model, self.prepared(images))
+            outputs = [reconstruct(self.model, self.prepared(part)) for part in self.parts(images)]
+        output = joined(outputs)
         return output._replace(reconstruction=output.reconstruction.float())
 
 
@@ -161,8 +165,16 @@ def load_model(
     load_strictly(model, weights, path)
     model = runtime.place(fold_normalizations(model.eval()) if folded else model)
     model = runtime.spread(model, compile_model=settings.compile_model, learns=False).eval()
-    digest = hash_weights(weights)
-    return LoadedModel(model, preparation, provenance, runtime, settings.deterministic, digest)
+    on_cpu = runtime.device.type == "cpu"
+    return LoadedModel(
+        model,
+        preparation,
+        provenance,
+        runtime,
+        one_by_one=on_cpu or settings.deterministic,  # On a GPU that is slow.
+        weights_sha256=hash_weights(weights),
+        threads=torch.get_num_threads() if on_cpu and not settings.compile_model else 1,
+    )
 
 
 def _network_of(
