@@ -110,8 +110,7 @@ def _kill(
     while True:
         part = next(moments)
         flags = flags_for(whole.images, out, num_workers=workers, resume="auto")
-        log = out.with_suffix(".log")
-        log.unlink(missing_ok=True)
+        log = _begin_log(out)
         process = fork(log, command, flags)
         sessions.add(process.pid or 0)
         process.join(part * whole.seconds[workers])
@@ -138,6 +137,14 @@ def _stage(out: Path, log: Path) -> str:
     if STARTED not in said and "Resuming" not in said:
         return "at start-up"
     return "in the epochs" if (out / LAST).exists() else "in the first epoch"
+
+
+def _begin_log(out: Path) -> Path:
+    """The file for what a run says: of a run before it, nothing is left."""
+    log = out.with_suffix(".log")
+    for said in (log, log.with_suffix(".err")):
+        said.unlink(missing_ok=True)
+    return log
 
 
 def _forget(out: Path) -> None:
@@ -188,9 +195,8 @@ def _interrupt(
     group: bool,
 ) -> str:
     """Signal a run between its first step and its last one; returns what is wrong."""
-    log = out.with_suffix(".log")
     for _ in range(MOST_TRIES):
-        log.unlink(missing_ok=True)
+        log = _begin_log(out)
         flags = flags_for(whole.images, out, num_workers=workers, resume="auto")
         process = fork(log, command, flags)
         await_text(log, STARTED, process)

@@ -17,6 +17,7 @@ import torch
 from torch.utils.data import get_worker_info
 
 from datasets import ImageFolderDataset
+from recon.data.loaders import Loader
 from recon.errors import UserError
 from recon.files import exclusive
 from recon.pipeline import (
@@ -267,6 +268,32 @@ def test_kept_checkpoints_of_an_older_and_longer_run_go_first(
     found = find_checkpoint("auto", tmp_path / "out")
     assert found is not None
     assert found[0].name == "Model_AE_epoch_002.pth"
+
+
+def test_ctrl_c_at_the_end_of_one_loader_still_ends_the_workers_of_the_other(
+    make_settings: Callable[..., Any],
+    network: Any,
+    write_images: Write,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    write_images(tmp_path / "train", 6)
+    ended: list[Loader] = []
+
+    def end(loader: Loader) -> None:
+        ended.append(loader)
+        if len(ended) == 1:
+            raise KeyboardInterrupt
+
+    monkeypatch.setattr(Loader, "end", end)
+    with pytest.raises(KeyboardInterrupt):
+        run_training(
+            make_settings(validation_fraction=0.3, validation_group="image"),
+            "mse",
+            network,
+            ImageFolderDataset,
+        )
+    assert len(set(ended)) == 2
 
 
 class Dying(ImageFolderDataset):

@@ -157,11 +157,11 @@ class Loader(DataLoader[Batch]):
         iterator: Any = self._iterator  # torch offers no other way to its processes
         if iterator is None:
             return
-        self._iterator = None
-        _forget(iterator)
         last = Timer(PATIENCE, _kill, [iterator._workers])
-        last.start()
         try:
+            self._iterator = None
+            _forget(iterator)
+            last.start()
             iterator._shutdown_workers()
         finally:  # At Ctrl-C at once.
             last.cancel()

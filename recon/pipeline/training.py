@@ -87,7 +87,7 @@ def run_training(
         stack.enter_context(_one_value_explained(settings))
         trainer, keeper, tracking = _start(settings, objective, auto_encoder, datasets, runtime)
         stack.callback(tracking.finish)
-        stack.callback(_end_workers, trainer)
+        stack.enter_context(_workers_of(trainer))
         with _going_on(settings, objective, asked):
             trainer.fit(lambda trainer: _keep(trainer, keeper, tracking, after_epoch))
         final = keeper.finish(trainer)
@@ -122,10 +122,8 @@ def check_training(
     )
     with explained(settings, "batch_size_train"):
         trainer, _ = assemble(uncached, objective, auto_encoder, datasets, runtime, resumed=False)
-        try:
+        with _workers_of(trainer):
             check_readable(trainer)
-        finally:
-            _end_workers(trainer)
 
 
 def _start(
@@ -253,10 +251,14 @@ def _refuse_other_images(saved: dict[str, Any], now: dict[str, Any], path: Path)
                 )
 
 
-def _end_workers(trainer: Trainer) -> None:
-    for split in (trainer.train, trainer.validation):
-        if split is not None:
-            split.loader.end()
+@contextmanager
+def _workers_of(trainer: Trainer) -> Iterator[None]:
+    """End all of them in the end, also if Ctrl-C comes while one loader ends its own."""
+    with ExitStack() as stack:
+        for split in (trainer.train, trainer.validation):
+            if split is not None:
+                stack.enter_context(split.loader)
+        yield
 
 
 @contextmanager

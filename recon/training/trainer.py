@@ -82,9 +82,9 @@ class Trainer:
         """
         if not self.ranks.first:  # The sums of an epoch that is resumed count once.
             self.state.sums = Sums()
-        if self.validation is not None:  # Before the first step takes its memory.
-            self.validation.loader.start()
         with watch_signals() as watch:
+            if self.validation is not None:  # Before the first step takes its memory.
+                self.validation.loader.start()
             while self.state.epoch < self.plan.epochs:
                 if self._train_epoch(watch) is None:
                     self._close_epoch()
