@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import time
 import warnings
 import zipfile
 from collections.abc import Callable
@@ -638,6 +639,18 @@ def test_a_final_model_that_cannot_be_written_leaves_the_old_one_and_its_sidecar
     assert are_equal(found.weights, weights)
     assert found.provenance["run"] == 1
     assert sorted(p.name for p in tmp_path.iterdir()) == ["a.json", "a.pth"]
+
+
+def test_a_model_that_is_replaced_while_it_is_read_is_read_again(
+    weights: Weights, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path, newer = tmp_path / "a.pth", {n: v + 1 for n, v in weights.items()}
+    save_final(path, newer, {"run": 2})
+    beside = sidecar(path).read_bytes()
+    save_final(path, weights, {"run": 1})
+    sidecar(path).write_bytes(beside)  # The model has been read, and its successor's sidecar.
+    monkeypatch.setattr(time, "sleep", lambda _: save_final(path, newer, {"run": 2}))
+    assert read_model_file(path).provenance["run"] == 2
 
 
 def test_a_sidecar_is_never_left_beside_weights_that_it_does_not_describe_unnoticed(

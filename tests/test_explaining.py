@@ -35,6 +35,16 @@ def test_the_death_of_a_reading_process_is_told() -> None:
     error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed. \nmore")
     assert "cache_limit_gb" in said(error, "batch_size_train")
     assert said(error, "batch_size_test").endswith("lower num_workers")
+    error = RuntimeError("DataLoader worker (pid 7) is killed by signal: Terminated. ")
+    assert "memory" not in said(error, "batch_size_test")
+
+
+def test_shared_memory_that_runs_out_is_told() -> None:
+    error = RuntimeError(
+        "Caught RuntimeError in DataLoader worker process 0.\nunable to allocate shared "
+        "memory(shm) for file </torch_1_2_3>: No space left on device (28)"
+    )
+    assert "docker run --shm-size" in said(error, "batch_size_train")
 
 
 @pytest.mark.parametrize(

@@ -16,6 +16,7 @@ import pytest
 import torch
 from torch.utils.data import get_worker_info
 
+from Auto_encoder import AutoEncoder
 from datasets import ImageFolderDataset
 from recon.data.loaders import Loader
 from recon.errors import UserError
@@ -268,6 +269,21 @@ def test_kept_checkpoints_of_an_older_and_longer_run_go_first(
     found = find_checkpoint("auto", tmp_path / "out")
     assert found is not None
     assert found[0].name == "Model_AE_epoch_002.pth"
+
+
+def test_a_batch_that_bad_files_leave_with_one_image_does_not_end_a_run_that_skips_them(
+    make_settings: Callable[..., Any], write_images: Write, tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 4, edge=32)
+    for index in range(4):
+        (tmp_path / f"train/bad{index}.png").write_bytes(b"bad")
+    settings = make_settings(
+        tile_size=32, crop_size=None, batch_size_train=2, num_epochs=3, unreadable_images="skip"
+    )
+    run_training(settings, "mse", AutoEncoder, ImageFolderDataset)
+    record = json.loads((tmp_path / "out/Final_Model_AE_MSE.json").read_text())
+    assert record["results"]["unreadable"] == 4
+    assert record["results"]["epochs"] == 3
 
 
 def test_ctrl_c_at_the_end_of_one_loader_still_ends_the_workers_of_the_other(

@@ -275,6 +275,27 @@ def test_workers_that_were_started_early_serve_every_epoch_whole() -> None:
     loader.end()
 
 
+@several_workers
+def test_what_a_worker_hands_over_lies_in_shared_memory_already() -> None:
+    """Handing over would move it there, and fail unseen where there is no room."""
+    with make_loader(Plain(2), Batches(2, 2), num_workers=1, pin_memory=False) as loader:
+        (worker,) = iter(loader)
+    assert all(tensor.is_shared() for tensor in worker[:3])
+    (alone,) = read(Plain(2), Batches(2, 2))
+    assert not any(tensor.is_shared() for tensor in alone[:3])
+
+
+@several_workers
+def test_workers_outlive_every_sigterm_of_others() -> None:
+    with make_loader(Plain(4), Batches(4, 2), num_workers=1, pin_memory=False) as loader:
+        batches = iter(loader)
+        next(batches)
+        (worker,) = loader._iterator._workers
+        for _ in range(2):
+            os.kill(worker.pid, signal.SIGTERM)
+        assert next(batches).indices.tolist() == [2, 3]
+
+
 class Stuck(Plain):
     """Reads its last image for ever, as from a disk that is gone."""
 

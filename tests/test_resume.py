@@ -18,6 +18,8 @@ from datasets import ImageFolderDataset
 from recon.errors import InterruptedRunError, UserError
 from recon.pipeline import run_training, training
 from recon.training.checkpoint import read_model_file
+from recon.training.keeper import Keeper
+from recon.training.resume import epoch_name
 from recon.training.runtime import Runtime
 from recon.training.trainer import Trainer
 
@@ -120,10 +122,10 @@ def signal_in(epoch: int, step: int, monkeypatch: pytest.MonkeyPatch) -> None:
 close_epoch = Trainer._close_epoch
 
 
-def closed_as_worse(trainer: Trainer) -> None:
+def closed_as_worse(trainer: Trainer, watch: Any) -> None:
     """Close an epoch that is not the best."""
     trainer.state.best_loss = -1.0
-    close_epoch(trainer)
+    close_epoch(trainer, watch)
 
 
 # Equal to a run in one go
@@ -140,6 +142,47 @@ def test_a_run_cut_between_epochs_and_resumed_equals_one_in_one_go(
             train(num_epochs=4, **FULL, **places(tmp_path, "parts"))
     train(num_epochs=4, **FULL, **places(tmp_path, "parts"), resume="auto")
     assert_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_run_ended_by_a_signal_in_validation_saves_at_once_and_validates_when_it_goes_on(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    judge, signalled = Trainer._judge, []
+
+    def judge_and_signal(trainer: Trainer, *args: Any) -> Any:
+        if trainer.state.epoch == 1 and not torch.is_grad_enabled() and not signalled:
+            signalled.append(trainer.state.step)
+            os.kill(os.getpid(), signal.SIGTERM)
+        return judge(trainer, *args)
+
+    small = {"batch_size_train": 2}  # Several batches of validation: the rest are left out.
+    train(num_epochs=3, **FULL, **places(tmp_path, "whole"), **small)
+    with monkeypatch.context() as patch:
+        patch.setattr(Trainer, "_judge", judge_and_signal)
+        with pytest.raises(InterruptedRunError):
+            train(num_epochs=3, **FULL, **places(tmp_path, "parts"), **small)
+    saved = torch.load(tmp_path / "parts" / LAST, weights_only=True)
+    assert (saved["epoch"], saved["run"]["state"]["step"]) == (1, *signalled)
+    assert len(log_of(tmp_path / "parts")) == 1
+    train(num_epochs=3, **FULL, **places(tmp_path, "parts"), **small, resume="auto")
+    assert_alike(tmp_path / "whole", tmp_path / "parts")
+
+
+def test_a_signal_at_the_final_model_still_tells_how_to_go_on(
+    train: Train,
+    images: Path,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    def end(*_: Any) -> None:
+        raise KeyboardInterrupt
+
+    caplog.set_level("INFO", "recon")
+    monkeypatch.setattr(Keeper, "finish", end)
+    with pytest.raises(KeyboardInterrupt):
+        train(num_epochs=1, **places(tmp_path, "run"))
+    assert "Go on with:" in caplog.text
 
 
 @pytest.mark.parametrize(("epoch", "step"), [(0, 0), (1, 1), (1, 2), (2, 2)])
@@ -267,6 +310,45 @@ def test_an_older_checkpoint_can_be_named(train: Train, images: Path, tmp_path: 
 
 
 # Which checkpoint
+
+
+def test_a_checkpoint_that_is_gone_on_from_stays_until_there_is_a_newer_one(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run = places(tmp_path, "run")
+    train(num_epochs=4, save_interval=1, **run)
+    second = tmp_path / "run" / epoch_name(2)
+    settings = {"save_interval": 1, "keep_checkpoints": 1, "resume": str(second), **run}
+    with monkeypatch.context() as patch:
+        cut_after(2, patch)
+        with pytest.raises(Stop):
+            train(num_epochs=4, **settings)
+    assert second.is_file()
+    train(num_epochs=4, **settings)
+    kept = sorted(path.name for path in (tmp_path / "run").glob("Model_AE_epoch_*"))
+    assert kept == [epoch_name(4)]
+
+
+def test_fewer_epochs_than_a_checkpoint_is_in_are_refused(
+    train: Train, images: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with monkeypatch.context() as patch:
+        signal_in(2, 0, patch)
+        with pytest.raises(InterruptedRunError):
+            train(num_epochs=4, **places(tmp_path, "run"))
+    with pytest.raises(UserError, match=r"num_epochs must be at least 3 to go on .*, got 2"):
+        train(num_epochs=2, **places(tmp_path, "run"), resume="auto")
+
+
+def test_the_best_model_of_another_run_is_not_taken_for_the_own(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    for name, seed in (("one", 0), ("two", 1)):
+        train(num_epochs=2, seed=seed, save_interval=1, **places(tmp_path, name))
+    last = str(tmp_path / "two" / LAST)
+    train(num_epochs=2, seed=1, save_interval=1, **places(tmp_path, "one"), resume=last)
+    best = [read_model_file(tmp_path / n / "Best_Model_AE_MSE.pth").weights for n in ("one", "two")]
+    assert spelled(best[0]) == spelled(best[1])
 
 
 def test_auto_starts_anew_where_there_is_none(

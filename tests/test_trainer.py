@@ -273,7 +273,7 @@ def test_the_sums_of_a_resumed_epoch_count_once_over_the_ranks(
     trainer.ranks = Ranks(rank, 2)
     trainer.ranks.gather = lambda item: [item]
     seen: list[int] = []
-    trainer._close_epoch = lambda: (seen.append(trainer.state.sums.images), close())
+    trainer._close_epoch = lambda watch: (seen.append(trainer.state.sums.images), close(watch))
     close = partial(type(trainer)._close_epoch, trainer)
     trainer.fit(ignore)
     assert seen == [images]

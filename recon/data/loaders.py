@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler
+from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data._utils import signal_handling
 
 from recon.data.forking import signals_held
@@ -40,7 +40,7 @@ logger = logging.getLogger("recon")
 
 Indices = NDArray[np.int64]
 
-GRACE = 60  # seconds that a worker lives on after SIGTERM
+GRACE = 600  # seconds that a worker lives on after SIGTERM
 PATIENCE = 1  # seconds in which a worker may finish what it reads, once nobody waits for it
 
 
@@ -128,7 +128,12 @@ def _collate(samples: list[tuple[int, Tensor | str]]) -> Batch:
         images = [to_unit_range(image) for image in images]
     stacked = torch.stack(images) if images else torch.empty(0)
     indices, places = torch.tensor([pair[:2] for pair in read], dtype=torch.int64).view(-1, 2).T
-    return Batch(stacked, indices, places, failures)
+    batch = Batch(stacked, indices, places, failures)
+    if get_worker_info() is not None:
+        # Where there is no room for that, handing over would fail unseen, and the run wait for it.
+        for tensor in batch[:3]:
+            tensor.share_memory_()  # type: ignore[no-untyped-call]
+    return batch
 
 
 class Loader(DataLoader[Batch]):
@@ -236,15 +241,13 @@ def why_unreadable(loader: Loader) -> str | None:
 def _leave_signals_to_the_parent(_worker: int) -> None:
     """Outlive Ctrl-C and SIGTERM, which batch systems send to all processes, for a while.
 
-    The parent finishes its step and saves; the death of a worker would end it in the middle. A
-    second SIGTERM is the parent's own, which does not wait any longer.
+    The parent finishes its step and saves; the death of a worker would end it in the middle.
     """
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, _live_on_for_a_while)
 
 
-def _live_on_for_a_while(signum: int, _frame: FrameType | None) -> None:
-    signal.signal(signum, signal.SIG_DFL)
+def _live_on_for_a_while(_signum: int, _frame: FrameType | None) -> None:
     signal.alarm(GRACE)
 
 

@@ -23,6 +23,8 @@ NO_GPU_MEMORY = (
 )
 # What torch says of a reading process that is gone; any other error of one is told as it is.
 ENDS = ("is killed by signal", "exited unexpectedly")
+ENDED = ("Terminated", "Interrupt", "Hangup", "Alarm clock")  # signals that tell of no lack
+NO_SHARED_MEMORY = "unable to allocate shared memory"
 # What takes the memory of the host.
 LOWER = {
     "batch_size_train": "lower tile_size, crop_size, batch_size_train or the numbers that make the "
@@ -74,8 +76,14 @@ def _failure(settings: Settings, batch_size: BatchSize, said: str) -> str | None
             f"{LOWER[batch_size]}"
         )
     if "DataLoader worker" in said and any(end in said for end in ENDS):
+        cause = f"mostly memory has run out: {READING[batch_size]}"
+        if any(sign in said for sign in ENDED):
+            cause = "something else on this machine has ended it: start again"
+        return f"a process that reads images has died ({first}); {cause}"
+    if NO_SHARED_MEMORY in said:
         return (
-            f"a process that reads images has died ({first}); mostly memory has run out: "
-            f"{READING[batch_size]}"
+            f"the machine's shared memory (/dev/shm) is too small for what the processes that "
+            f"read images hand over; lower {batch_size} or num_workers, or have more of it, as by "
+            f"docker run --shm-size=8g"
         )
     return None

@@ -165,7 +165,9 @@ def _read(file: Path, settings: Settings) -> tuple[set[str], set[str]] | None:
         rule = {name: record[name] for name in RULE}
         wanted, left_out = set(record["validation"]), set(record.get(COPIES, []))
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-        raise UserError(f"{file} is no record of a split ({error}); start anew") from None
+        raise UserError(
+            f"{file} is no record of a split ({error}); remove it: the same split is chosen again"
+        ) from None
     return (wanted, left_out) if rule == _rule(settings) else None
 
 

@@ -90,7 +90,7 @@ def run_training(
         stack.enter_context(_workers_of(trainer))
         with _going_on(settings, objective, asked):
             trainer.fit(lambda trainer: _keep(trainer, keeper, tracking, after_epoch))
-        final = keeper.finish(trainer)
+            final = keeper.finish(trainer)
     report_unreadable(list(trainer.state.unreadable.values()))
     logger.info("Loss of every epoch: %s, as a curve: %s", loss_file, keeper.curve)
     logger.info("Model: %s", final)
@@ -231,8 +231,13 @@ def _resume(trainer: Trainer, keeper: Keeper, path: Path, checkpoint: dict[str, 
     refuse_changes(saved["settings"], keeper.provenance["settings"], path)
     _refuse_other_images(saved["data"], keeper.provenance["data"], path)
     restore(trainer, checkpoint, path)
-    keeper.catch_up(trainer, path)
     done, epochs = trainer.state.epoch, trainer.plan.epochs
+    if done >= epochs and trainer.state.step > 0:
+        raise UserError(
+            f"num_epochs must be at least {done + 1} to go on with {path}, which is in the middle "
+            f"of epoch {done + 1}, got {epochs}"
+        )
+    keeper.catch_up(trainer, path)
     logger.info("Resuming %s after epoch %d", path, done)
     if done >= epochs:
         logger.info("All %d epochs are done; a higher num_epochs would go on", epochs)
@@ -266,7 +271,7 @@ def _going_on(settings: Settings, objective: str, asked: frozenset[str]) -> Iter
     """Say how to go on with a run that has begun."""
     try:
         yield
-    except InterruptedRunError:
+    except (InterruptedRunError, KeyboardInterrupt):
         logger.info("Go on with:\n  %s", resume_command(settings, objective, asked))
         raise
 

@@ -7,10 +7,10 @@ dict with a `.json` sidecar). Both name weights as the plain network does, witho
 
 import hashlib
 import json
-import warnings
-import zipfile
+import time
 from collections import Counter
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,6 +20,7 @@ from torch import Tensor, nn
 from recon.errors import UserError
 from recon.files import replacing, replacing_all, spell_json
 from recon.provenance import check_provenance
+from recon.training.archives import read_archive
 
 __all__ = [
     "ModelFile",
@@ -39,9 +40,13 @@ Weights = dict[str, Tensor]
 PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
 NESTED = ("model_state_dict", "state_dict", "model")  # where programs put weights in a checkpoint
 STATE = {"epoch", "model_state_dict", "optimizer_state_dict", "provenance", "run"}
-DIRECTORY = 0x10  # in the attributes of an entry of a zip archive
+TRIES, PAUSE = 2, 0.2  # before a mismatch counts, and seconds between them
 SHOWN = 3  # names of weights in an error message
 HIDES = "unexpected pos"  # says torch's writer of an archive that is too short
+
+
+class _MismatchError(UserError):
+    """A model and a sidecar that do not belong together."""
 
 
 class ModelFile(NamedTuple):
@@ -103,7 +108,15 @@ def read_model_file(path: Path) -> ModelFile:
     Raises:
         UserError: If it is missing, damaged, no model, or does not belong to its sidecar.
     """
-    content = _read(path)
+    for _ in range(TRIES):  # A run may replace the two files meanwhile, one after the other.
+        with suppress(_MismatchError):
+            return _read_model_file(path)
+        time.sleep(PAUSE)
+    return _read_model_file(path)
+
+
+def _read_model_file(path: Path) -> ModelFile:
+    content = read_archive(path)
     for name in NESTED:
         if isinstance(content.get(name), Mapping):
             weights, record = _check_weights(content[name], path), _own_record(content, path)
@@ -136,7 +149,7 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     Raises:
         UserError: If it is missing, damaged, or holds no training state.
     """
-    content = _read(path)
+    content = read_archive(path)
     missing = STATE - content.keys()
     if missing:
         raise UserError(
@@ -200,40 +213,6 @@ def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
     return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype is torch.bool
 
 
-def _read(path: Path) -> dict[str, Any]:
-    if not path.is_file():
-        raise UserError(f"{path} is missing")
-    try:
-        _check_archive(path)
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
-            content = torch.load(path, map_location="cpu", weights_only=True)
-    except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
-        reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise UserError(f"{path} is no readable PyTorch file ({reason})") from None
-    if not isinstance(content, Mapping):
-        raise UserError(f"{path} holds {type(content).__name__}, expected a dict of weights")
-    return dict(content)
-
-
-def _check_archive(path: Path) -> None:
-    """Verify the checksums of a zip archive: torch.load itself does not."""
-    if not zipfile.is_zipfile(path):
-        return  # The format before PyTorch 1.6, which has none.
-    with zipfile.ZipFile(path) as archive:
-        if any(entry.compress_type != zipfile.ZIP_STORED for entry in archive.infolist()):
-            raise ValueError("a compressed archive, which PyTorch does not write")
-        # PyTorch reads such an entry as memory that was never written.
-        if any(entry.external_attr & DIRECTORY for entry in archive.infolist()):
-            raise ValueError("folders in the archive, which PyTorch does not write")
-        # Of two entries of one name, checksums would be verified of one and the other be read.
-        if len(set(archive.namelist())) < len(archive.namelist()):
-            raise ValueError("an archive that holds a name twice, which PyTorch does not write")
-        damaged = archive.testzip()
-    if damaged:
-        raise ValueError(f"checksum of {damaged} is wrong")
-
-
 def _check_weights(content: Mapping[str, Any], path: Path) -> Weights:
     weights = {_bare(name): value for name, value in content.items()}
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
@@ -269,7 +248,7 @@ def _read_sidecar(path: Path, weights: Weights) -> dict[str, Any]:
     except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
         raise UserError(f"{beside} is no record of a model ({error}); remove or mend it") from None
     if expected != hash_weights(weights):
-        raise UserError(f"{beside} describes other weights than those in {path}; remove or mend it")
+        raise _MismatchError(f"{beside} describes other weights than {path}; remove or mend it")
     return dict(record)
 
 

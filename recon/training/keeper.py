@@ -24,7 +24,7 @@ from recon.training.checkpoint import (
     save_torch,
     sidecar,
 )
-from recon.training.logs import as_columns, write_log
+from recon.training.logs import EpochRow, as_columns, write_log
 from recon.training.resume import LAST, epoch_name, kept_checkpoints
 from recon.training.runtime import unwrap
 from recon.training.state import RunState, get_random_state, set_random_state
@@ -83,13 +83,13 @@ class Keeper:
             self._follow(trainer, checkpoint)
             # What `_follow` has not just written.
             if trainer.state.step > 0 or trainer.state.best_epoch < trainer.state.epoch:
-                self._bring_best(trainer.state.best_epoch, checkpoint.parent)
+                self._bring_best(trainer.state, checkpoint.parent)
 
-    def _bring_best(self, epoch: int, folder: Path) -> None:
+    def _bring_best(self, state: RunState, folder: Path) -> None:
         """Have the best model so far beside the run, also if it goes on in another folder."""
-        own = self._model_path("Best")
+        own, epoch = self._model_path("Best"), state.best_epoch
         for path in (own, folder / own.name):
-            if _epochs_of(path) == epoch:
+            if epoch > 0 and _last_epoch_of(path) == _figures(state.history[epoch - 1]):
                 if path != own:
                     best = read_model_file(path)
                     save_final(own, best.weights, best.provenance)
@@ -113,14 +113,16 @@ class Keeper:
             kept = self.folder / epoch_name(state.epoch)
             if not (kept.is_file() and kept.samefile(checkpoint)):
                 _link(checkpoint, kept)
-            self._prune()
+            self._prune(checkpoint)
             self.draw(as_columns(state.history), self.curve)
         if state.best_epoch == state.epoch:
             self._save_model(trainer, "Best")
 
-    def _prune(self) -> None:
+    def _prune(self, newest: Path) -> None:
+        """Remove kept checkpoints, but never what the run stands at: it may be an old one."""
         for path in kept_checkpoints(self.folder)[self.most :] if self.most else []:
-            path.unlink()
+            if not path.samefile(newest):
+                path.unlink()
 
     def finish(self, trainer: Trainer) -> Path:
         """Write the curve and the final model, and return its path; the log is written already."""
@@ -258,24 +260,28 @@ def _weights(model: nn.Module) -> Weights:
 
 
 def _results(state: RunState) -> dict[str, Any]:
-    last = state.history[-1]._asdict() if state.history else {}
-    last |= last.pop("further", {})
     return {
         "epochs": state.epoch,
         "best_epoch": state.best_epoch,
         "seconds": round(sum(row.seconds for row in state.history), 1),
         "unreadable": len(state.unreadable),
-        "last_epoch": {name: value for name, value in last.items() if value == value},
+        "last_epoch": _figures(state.history[-1]) if state.history else {},
     }
 
 
-def _epochs_of(model: Path) -> int | None:
-    """Of the run that wrote a final model, at that time; None where that is not known."""
+def _figures(row: EpochRow) -> dict[str, float]:
+    """What an epoch came to, as a record keeps it."""
+    figures = row._asdict()
+    figures |= figures.pop("further")
+    return {name: value for name, value in figures.items() if value == value}
+
+
+def _last_epoch_of(model: Path) -> object:
+    """What the last epoch came to of the run that wrote a model; None where that is not known."""
     try:
-        epochs: int = json.loads(sidecar(model).read_text(encoding="utf-8"))["results"]["epochs"]
+        return json.loads(sidecar(model).read_text(encoding="utf-8"))["results"]["last_epoch"]
     except (OSError, ValueError, LookupError, TypeError):
         return None
-    return epochs
 
 
 def _link(source: Path, target: Path) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from recon.errors import UserError
@@ -15,7 +15,7 @@ from recon.training.runtime import Runtime
 from recon.training.state import RunState
 from recon.training.sums import Sums
 
-__all__ = ["Losses", "Meter", "bar_hidden", "not_finite"]
+__all__ = ["Losses", "Meter", "bar_hidden", "not_finite", "weights_are_finite"]
 
 GPU_CHECK_INTERVAL = 20  # steps between looks at the loss, each of which waits for the GPU
 
@@ -120,3 +120,9 @@ def not_finite(epoch: int, step: int) -> UserError:
         f"the loss is not finite in epoch {epoch}, step {step}; lower learning_rate or set "
         f"precision = 'float32'; the last checkpoint is intact"
     )
+
+
+def weights_are_finite(model: nn.Module) -> bool:
+    """Whether no weight and no statistic of a network is spoilt."""
+    finite = [value.isfinite().all() for value in model.state_dict().values()]
+    return bool(torch.stack(finite).all())

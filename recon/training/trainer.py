@@ -9,6 +9,7 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 import torch
 from torch import Tensor, nn
@@ -20,15 +21,17 @@ from recon.models.output import Adaptive, Output, joined, reconstruct
 from recon.objectives.losses import Objective, Prediction
 from recon.objectives.metrics import image_metrics
 from recon.training.averaging import WeightAverage
+from recon.training.dividing import divided, learns_from
 from recon.training.interruption import Watch, watch_signals
 from recon.training.logs import EpochRow, announce
-from recon.training.meter import Losses, Meter, not_finite
+from recon.training.meter import Losses, Meter, not_finite, weights_are_finite
 from recon.training.plan import Plan, Split
 from recon.training.runtime import Runtime, unwrap
 from recon.training.schedule import learning_rate, rising
 from recon.training.seeding import VALIDATION, seed_of, seed_torch
 from recon.training.state import RunState
 from recon.training.sums import Sums, further_figures
+from recon.training.validation import judged, mean_scores
 
 __all__ = ["Plan", "Split", "Trainer"]
 
@@ -68,6 +71,7 @@ class Trainer:
 
     def __post_init__(self) -> None:
         self.scaler = self.runtime.scaler()
+        self._takes_one: bool | None = None
         self.ranks = self.runtime.ranks
 
     def fit(self, save: Callable[["Trainer"], None]) -> None:
@@ -87,7 +91,7 @@ class Trainer:
                 self.validation.loader.start()
             while self.state.epoch < self.plan.epochs:
                 if self._train_epoch(watch) is None:
-                    self._close_epoch()
+                    self._close_epoch(watch)
                 save(self)
                 signum = self._signal(watch)
                 if signum is not None:
@@ -105,10 +109,11 @@ class Trainer:
         meter = Meter(self.state, self.runtime, title, batches.batches)
         for batch in self.train.loader:
             self._note_unreadable(batch, self.train)
-            counts = self.ranks.gather(len(batch.indices))
-            if min(counts) > 0:  # Gradients are exchanged: all ranks take a step, or none.
-                pieces = min(self.plan.accumulation, *counts)  # Every rank takes as many.
-                meter.add(self._step(batch, sum(counts), pieces))
+            parts = self.ranks.gather((len(batch.indices), len(batch.failures)))
+            learns_from_one = partial(self._learns_from_one, batch)
+            total, pieces = divided(parts, self.plan.accumulation, learns_from_one)
+            if pieces > 0:
+                meter.add(self._step(batch, total, pieces))
             meter.advance()
             signum = self._signal(watch)
             if signum is not None:
@@ -116,14 +121,24 @@ class Trainer:
         meter.close()
         self._pool()
         if self.state.sums.images == 0 and signum is None:
-            raise UserError(f"none of the {batches.count} training images can be read")
-        if not self._weights_are_finite():
+            raise UserError(
+                f"none of the {batches.count} training images can be read, or no more than one of "
+                f"each batch; mend them, or raise batch_size_train"
+            )
+        if not weights_are_finite(self.model):
             raise not_finite(self.state.epoch + 1, self.state.step)
         return signum
 
     def _signal(self, watch: Watch) -> int | None:
         """The signal that has reached any rank: all of them end at the same step."""
         return next((s for s in self.ranks.gather(watch.signum) if s is not None), None)
+
+    def _learns_from_one(self, batch: Batch) -> bool:
+        if self._takes_one is None:
+            one = to_unit_range(self.runtime.send(batch.images[:1]))
+            fed = self.prepare(self.augment(one, 0, batch.places[:1]))
+            self._takes_one = learns_from(unwrap(self.model), fed)
+        return self._takes_one
 
     def _step(self, batch: Batch, total: int, pieces: int) -> Losses:
         """One step of the optimiser; returns the losses of this rank's images.
@@ -221,9 +236,12 @@ class Trainer:
 
     # Between epochs
 
-    def _close_epoch(self) -> None:
+    def _close_epoch(self, watch: Watch) -> None:
+        """Judge the epoch that has ended; at a signal leave that to the run that goes on."""
         state = self.state
-        validation = self._validate()
+        validation = self._validate(watch)
+        if validation is None:
+            return
         row = EpochRow(
             state.epoch + 1,
             state.sums.loss / state.sums.images,
@@ -244,13 +262,18 @@ class Trainer:
         logger.info(announce(row, self.plan.epochs))
 
     @torch.no_grad()
-    def _validate(self) -> tuple[float, float, float]:
-        """Mean loss, PSNR in dB and SSIM over the validation images; NaN without any."""
+    def _validate(self, watch: Watch) -> tuple[float, float, float] | None:
+        """Mean loss, PSNR in dB and SSIM over the validation images; NaN without any.
+
+        None if a signal came before the last of them.
+        """
         if self.validation is None:
             return math.nan, math.nan, math.nan
-        model = self._judged().eval()
+        model = judged(self.model, self.average, self.ranks).eval()
         columns: list[Tensor] = []
         for batch in self.validation.loader:
+            if self._signal(watch) is not None:
+                return None
             self._note_unreadable(batch, self.validation)
             if len(batch.indices):
                 target = to_unit_range(self.runtime.send(batch.images))
@@ -258,28 +281,7 @@ class Trainer:
                 output, losses = self._judge(model, target, fed, self.plan.penalty_weight)
                 metrics = image_metrics(output.reconstruction, target)
                 columns.append(torch.stack([losses.loss.double(), metrics.psnr, metrics.ssim]))
-        values = torch.cat(
-            [part for parts in self.ranks.gather([c.cpu() for c in columns]) for part in parts]
-            or [torch.empty(3, 0)],
-            dim=1,
-        )
-        if values.shape[1] == 0:
-            raise UserError("none of the validation images can be read")
-        values[1, torch.isinf(values[1])] = math.nan  # An identical image has no PSNR.
-        loss, _, similarity = values.mean(dim=1).tolist()
-        return loss, values[1].nanmean().item(), similarity
-
-    def _judged(self) -> nn.Module:
-        """The network that is validated and saved, the same on every rank."""
-        if self.ranks.world == 1:
-            return self.model if self.average is None else self.average.module
-        # Not through its wrapper, where a rank without images would keep the others waiting; and
-        # with the statistics of the first rank, whose network is the one that is saved.
-        model = unwrap(self.model) if self.average is None else self.average.module
-        for buffer in model.buffers():
-            mine = buffer if self.ranks.first else torch.zeros_like(buffer)
-            buffer.copy_(self.ranks.total(mine))
-        return model
+        return mean_scores(columns, self.ranks)
 
     def _note_unreadable(self, batch: Batch, split: Split) -> None:
         for failure in batch.failures:
@@ -289,7 +291,3 @@ class Trainer:
             if path not in self.state.unreadable:
                 logger.warning("Skipped: %s", failure.reason)
             self.state.unreadable[path] = failure.reason
-
-    def _weights_are_finite(self) -> bool:
-        finite = [value.isfinite().all() for value in self.model.state_dict().values()]
-        return bool(torch.stack(finite).all())
