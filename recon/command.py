@@ -4,17 +4,16 @@ import errno
 import io
 import logging
 import os
-import signal
 import sys
-import threading
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
-from types import FrameType, ModuleType
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
+from types import ModuleType
 from typing import Any
 
 from recon.errors import InterruptedRunError, UserError
 from recon.gpus import select_gpus
 from recon.settings import Settings, load
+from recon.stopping import signals_as_errors
 
 __all__ = ["run_command"]
 
@@ -59,7 +58,7 @@ def run_command(
     _open_streams()
     _log_to_console()
     try:
-        with _sigterm_as_error():
+        with signals_as_errors():
             settings, asked = load(config, list(sys.argv[1:] if argv is None else argv), about)
             select_gpus(settings.GPUs)
             code = job(settings, asked)
@@ -78,27 +77,15 @@ def run_command(
     return code or 0
 
 
-@contextmanager
-def _sigterm_as_error() -> Iterator[None]:
-    """End at SIGTERM as at Ctrl-C, also before and after training, which takes care of itself."""
-
-    def end(signum: int, _frame: FrameType | None) -> None:
-        raise InterruptedRunError(signum)
-
-    if threading.current_thread() is not threading.main_thread():
-        yield  # Only the main thread may handle signals.
-        return
-    before = signal.signal(signal.SIGTERM, end)
-    try:
-        yield
-    finally:
-        signal.signal(signal.SIGTERM, before)
-
-
 def _refuse(message: str, code: int = USER_ERROR) -> int:
     with suppress(OSError):  # Where nothing can be told, the code tells it.
-        sys.stderr.write(f"error: {' '.join(message.split())}\n")
+        sys.stderr.write(f"error: {_printable(' '.join(message.split()))}\n")
     return code
+
+
+def _printable(text: str) -> str:
+    """Escape what would steer a terminal: names of files, and what they hold, may be anything."""
+    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]  # no arguments in Python 3.10

@@ -35,7 +35,8 @@ ARROWS: dict[str, set[str]] = {
     "sections": {"errors"},
     "sources": {"errors"},
     "settings": {"errors", "sections", "sources"},
-    "command": {"errors", "gpus", "settings"},
+    "stopping": {"errors"},
+    "command": {"errors", "gpus", "settings", "stopping"},
     "models": {"errors", "files"},
     "objectives": {"errors", "files"},
     "data": {"errors", "files"},
@@ -44,7 +45,7 @@ ARROWS: dict[str, set[str]] = {
     "analysis": BASE | LEAVES,
 }
 ARROWS["pipeline"] = set(ARROWS)
-WITHOUT_TORCH = (LEAVES - {"ranks"}) | {"sections", "sources", "settings", "command"}
+WITHOUT_TORCH = (LEAVES - {"ranks"}) | {"sections", "sources", "settings", "stopping", "command"}
 
 
 def name_of(path: Path) -> str:
