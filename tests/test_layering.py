@@ -20,7 +20,7 @@ SCRIPTS = [path for path in TOP_LEVEL if path.stem not in BUILDING_BLOCKS]
 
 MAX_FUNCTION, MAX_FILE, MAX_SCRIPT = 40, 300, 40  # lines; a docstring is not counted in a function
 # Finding and reading images stays one file that other projects can copy.
-EXCEPTIONS = {"datasets.py": 745}
+EXCEPTIONS = {"datasets.py": 890}
 
 LEAVES = {"errors", "files", "gpus", "provenance", "ranks"}
 BASE = {"models", "objectives", "data"}
