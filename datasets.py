@@ -16,9 +16,11 @@ import logging
 import math
 import os
 import warnings
+import zlib
 from array import array
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from functools import lru_cache
 from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, Literal, NamedTuple, cast, overload
@@ -51,6 +53,7 @@ UNSPECIFIED, PREMULTIPLIED, STRAIGHT = 0, 1, 2  # TIFF 6.0, extra samples
 
 NIFTI_SIZES = (348, 540)  # bytes of the header, its first number: version 1 and version 2
 GZIP_MAGIC, GZIP_RATIO = b"\x1f\x8b", 1032  # DEFLATE cannot pack more bytes into one
+GZIP_CHUNK, GZIP_KNOWN = 2**20, 4096  # bytes in memory at a time; files remembered as checked
 MAX_SLICES = 32_767  # the longest axis of NIfTI-1
 
 DICOM_MAGIC, DICOM_START = b"DICM", 128  # bytes before it, PS3.10, 7.1
@@ -443,12 +446,31 @@ def _decode_nifti(stream: BinaryIO, index: int | None, slice_axis: int) -> _Raw:
     count = voxels.shape[axis]
     if (index is None and count > 1) or (index or 0) >= count:
         raise UnreadableImageError(f"{count} slices along axis {axis}; name one of them")
+    if isinstance(voxels.file_like, gzip.GzipFile):
+        status = os.fstat(stream.fileno())
+        identity = (status.st_dev, status.st_ino, status.st_size, status.st_mtime_ns)
+        if fault := _gzip_fault(stream.name, identity):
+            raise UnreadableImageError(f"damaged or cut short, {fault}")
     # Of a volume that is not packed, no more than the slice is read.
     samples = np.asarray(voxels[(slice(None),) * axis + (index or 0,)])
-    voxels.file_like.read(1)  # at the end of the file, gzip compares the checksum
     if (voxels.slope, voxels.inter) != (1, 0):
         samples = samples.astype(np.float32)
     return _Raw(samples[..., None], 8 * samples.dtype.itemsize, MIN_IS_BLACK, 1)
+
+
+@lru_cache(GZIP_KNOWN)
+def _gzip_fault(path: str, identity: tuple[int, ...]) -> str:
+    """Return what is wrong with a packed file, "" if nothing; once, as long as it stays the same.
+
+    The checksum comes last: a slice before it would be read without it.
+    """
+    try:
+        with gzip.open(path) as data:
+            while data.read(GZIP_CHUNK):
+                pass
+    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
+        return str(error)
+    return ""
 
 
 def _voxels(stream: BinaryIO, slice_axis: int) -> tuple[Any, int]:

@@ -26,6 +26,7 @@ from pydicom.uid import (
     SecondaryCaptureImageStorage,
 )
 
+import datasets
 from datasets import ImageFolderDataset, ImagePaths, UnreadableImageError, find_images, read_image
 from recon.errors import UserError
 from recon.pipeline import run_evaluation, run_training
@@ -384,6 +385,32 @@ def test_a_packed_plane_whose_checksum_is_wrong_is_unreadable(tmp_path: Path) ->
     path.write_bytes(data)
     with pytest.raises(UnreadableImageError, match="CRC"):
         read_image(path)
+
+
+@pytest.mark.parametrize("damage", ["checksum", "length", "pixels", "cut short"])
+def test_every_slice_of_a_damaged_packed_volume_is_unreadable(tmp_path: Path, damage: str) -> None:
+    path = nifti(tmp_path / "a.nii.gz", VOLUME)
+    data = bytearray(gzip.compress(gzip.decompress(path.read_bytes()), 0))  # stored, not packed
+    place = {"checksum": -8, "length": -4, "pixels": -500, "cut short": 0}[damage]
+    data[place] ^= damage != "cut short"
+    path.write_bytes(data[: -9 if damage == "cut short" else None])
+    for name in find_images(tmp_path):
+        with pytest.raises(UnreadableImageError, match="damaged or cut short, "):
+            read_image(name)
+
+
+def test_a_packed_volume_is_checked_once_and_again_after_it_was_changed(tmp_path: Path) -> None:
+    path = nifti(tmp_path / "a.nii.gz", VOLUME)
+    datasets._gzip_fault.cache_clear()
+    for name in find_images(tmp_path):
+        read_image(name)
+    assert datasets._gzip_fault.cache_info().misses == 1
+    data = path.read_bytes()
+    path.write_bytes(data[:-1])
+    with pytest.raises(UnreadableImageError, match="cut short"):
+        read_image(f"{path}@000")
+    path.write_bytes(data)
+    assert read_image(f"{path}@000").shape == (3, 4, 5)
 
 
 def test_a_packed_file_that_is_no_nifti_is_unreadable(tmp_path: Path) -> None:
