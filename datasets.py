@@ -351,6 +351,8 @@ def _decode_other(data: bytes) -> _Raw:
     with Image.open(BytesIO(data), formats=PILLOW_FORMATS) as image:
         if image.format == "PNG":
             _verify_png(data)
+        if image.format == "BMP" and image.mode in ("1", "L"):
+            return _Raw(_decode_grey_bmp(data, image.mode), 8, MIN_IS_BLACK, 1)
         image.load()
         orientation = image.getexif().get(ORIENTATION, 1)
         bits = data[24] if image.format == "PNG" else 8
@@ -366,6 +368,21 @@ def _verify_png(data: bytes) -> None:
     """Check the checksums: Pillow's decoder passes over those of the pixels, libpng prints."""
     with Image.open(BytesIO(data), formats=("PNG",)) as image:
         image.verify()
+
+
+def _decode_grey_bmp(data: bytes, mode: str) -> NDArray[np.uint8]:
+    """Return (H, W, 1) of a BMP whose palette holds grey, of black and white or of all levels.
+
+    By such a palette Pillow takes the pixels to be of 1 or 8 bits, although they may be of 4 or 8.
+    With another palette, whose first entry is no grey, it gives the indices as they are.
+    """
+    other = bytearray(data)
+    other[14 + int.from_bytes(data[14:18], "little")] ^= 1  # behind the header: blue of entry 0
+    with Image.open(BytesIO(other), formats=("BMP",)) as image:
+        indices = np.asarray(image)[..., None]
+    if image.mode != "P" or (mode == "1" and indices.max() > 1):
+        raise UnreadableImageError("damaged, a pixel is of no colour in the palette")
+    return indices * np.uint8(255) if mode == "1" else indices
 
 
 def _eight_bit(image: Image.Image) -> NDArray[np.uint8]:

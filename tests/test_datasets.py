@@ -346,6 +346,42 @@ def test_palettes_are_looked_up(read: Any, form: str) -> None:
     np.testing.assert_array_equal(read(saved(image, form)), expected)
 
 
+def bmp(indices: Array, bits: int, greys: Array, packed: bytes = b"") -> bytes:
+    """A BMP of 1, 4 or 8 bits with a palette of these greys; packed are its rows, by RLE."""
+    height, width = indices.shape
+    bools = np.unpackbits(indices[::-1, :, None], axis=2)[..., -bits:].reshape(height, -1)
+    rows = np.packbits(bools, axis=1)
+    rows = np.pad(rows, ((0, 0), (0, -rows.shape[1] % 4)))
+    content, palette = packed or rows.tobytes(), b"".join(bytes([*[g] * 3, 0]) for g in greys)
+    start, method = 54 + len(palette), {8: 1, 4: 2}[bits] if packed else 0
+    file = struct.pack("<2sIHHI", b"BM", start + len(content), 0, 0, start)
+    sizes = struct.pack("<IiiHHII", 40, width, height, 1, bits, method, len(content))
+    return file + sizes + struct.pack("<iiII", 0, 0, len(greys), 0) + palette + content
+
+
+@pytest.mark.parametrize("bits", [1, 4, 8])
+@pytest.mark.parametrize("greys", [(0, 255), (255, 0), (9, 200), range(2), range(16), range(256)])
+def test_the_pixels_of_a_bmp_are_as_deep_as_its_header_says(
+    read: Any, bits: int, greys: Any
+) -> None:
+    greys = np.array(greys[: 2**bits], np.uint8)
+    indices = (GREY[:, :9] % np.uint16(len(greys))).astype(np.uint8)
+    pixels = read(bmp(indices, bits, greys), channels=1)
+    np.testing.assert_array_equal(pixels[0], greys[indices])
+
+
+@pytest.mark.parametrize(("bits", "run"), [(4, b"\x04\x01\x02\x11"), (8, b"\3\0\1\1\2\1")])
+def test_a_packed_bmp_of_black_and_white_is_read(read: Any, bits: int, run: bytes) -> None:
+    data = bmp(np.zeros((2, 6), np.uint8), bits, np.array([0, 255]), (run + b"\0\0") * 2 + b"\0\1")
+    row = [0, 255, 0, 255, 255, 255] if bits == 4 else [0, 0, 0, 255, 255, 255]
+    np.testing.assert_array_equal(read(data, channels=1)[0], [row, row])
+
+
+def test_a_pixel_beyond_the_palette_of_black_and_white_is_refused(read: Any) -> None:
+    with pytest.raises(UnreadableImageError, match="of no colour in the palette"):
+        read(bmp(np.full((8, 10), 2, np.uint8), 8, np.array([0, 255])))
+
+
 @pytest.mark.parametrize("form", ["PNG", "GIF"])
 def test_transparent_palette_entries_become_white(read: Any, form: str) -> None:
     image = Image.fromarray(GREY % 4)
