@@ -48,6 +48,7 @@ TIFF_MAGIC = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, SEPARATED, YCBCR, CIELAB = 0, 1, 2, 3, 5, 6, 8
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # colour channels of each photometric kind
 TIFF_JPEG = (6, 7, 34892, 33007)  # compressions whose decoder turns YCbCr into RGB itself
+JPEG_END = b"\xff\xd9"
 TIFF_PICTURES = (*TIFF_JPEG, 33003, 33004, 33005, 34712, 34927, 50001)  # sizes of their own
 UNSPECIFIED, PREMULTIPLIED, STRAIGHT = 0, 1, 2  # TIFF 6.0, extra samples
 
@@ -452,8 +453,11 @@ def _check_tiff(page: Any, stream: BinaryIO, file_size: int) -> None:
         raise UnreadableImageError("cut short, pixel data is missing")
     for offset, count in places if page.compression in TIFF_PICTURES else ():
         stream.seek(offset)
-        data = BytesIO(stream.read(count))
-        with Image.open(data, formats=("JPEG", "JPEG2000", "WEBP")) as picture:
+        data = stream.read(count)
+        # What is missing of a JPEG would be decoded as grey. Zeros behind it are padding.
+        if page.compression in TIFF_JPEG and not data.rstrip(b"\0").endswith(JPEG_END):
+            raise UnreadableImageError("cut short, a JPEG within it has no end")
+        with Image.open(BytesIO(data), formats=("JPEG", "JPEG2000", "WEBP")) as picture:
             if picture.width * picture.height > max(area, tile_area):
                 raise UnreadableImageError("damaged, a part claims to be larger than the whole")
 

@@ -1013,6 +1013,43 @@ def test_a_jpeg_inside_a_tiff_cannot_claim_to_be_larger_than_the_tiff(read: Any)
         read(data[:start] + struct.pack(">HH", 64, 64) + data[start + 4 :])
 
 
+def place_of(data: bytes, tag: int) -> int:
+    """Where in a TIFF the value of a tag of its first page lies."""
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        return int(file.pages.first.tags[tag].valueoffset)
+
+
+def jpeg_tiff(image: Array, compression: int = 7, padding: bytes = b"", **options: Any) -> bytes:
+    """A TIFF that ends with its last JPEG."""
+    kind = "rgb" if image.ndim == 3 else "minisblack"
+    data = bytearray(tiff(image, compression="jpeg", photometric=kind, **options))
+    struct.pack_into("<H", data, place_of(data, 259), compression)
+    with tifffile.TiffFile(BytesIO(data)) as file:
+        count = file.pages.first.databytecounts[-1]
+    if padding:
+        struct.pack_into("<I", data, place_of(data, 279), count + len(padding))
+    return bytes(data) + padding
+
+
+@pytest.mark.parametrize("padding", [b"", b"\0", b"\0" * 5])
+@pytest.mark.parametrize("compression", [6, 7, 33007, 34892])
+def test_a_jpeg_inside_a_tiff_may_be_padded(read: Any, compression: int, padding: bytes) -> None:
+    pixels = read(jpeg_tiff(np.full((32, 32), 77, np.uint8), compression, padding))
+    np.testing.assert_array_equal(pixels, np.full((3, 32, 32), 77))
+
+
+@pytest.mark.parametrize("compression", [6, 7, 33007, 34892])
+@pytest.mark.parametrize("options", [{}, {"tile": (16, 16)}, {"rowsperstrip": 16}], ids=str)
+def test_a_jpeg_inside_a_tiff_without_its_end_is_refused(
+    read: Any, compression: int, options: dict[str, Any]
+) -> None:
+    data = jpeg_tiff(GREY.repeat(4, 0).repeat(4, 1), compression, **options)
+    assert read(data).shape == (3, 32, 40)
+    for cut in (2, 30):
+        with pytest.raises(UnreadableImageError, match="cut short, a JPEG within it has no end"):
+            read(data[:-cut] + bytes(cut))
+
+
 def test_an_absurd_size_in_a_png_is_refused_before_memory_is_taken(read: Any) -> None:
     header = b"IHDR" + struct.pack(">IIBBBBB", 2**20, 2**20, 8, 2, 0, 0, 0)
     data = saved(COLOUR, "PNG")
