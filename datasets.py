@@ -49,7 +49,10 @@ MIN_IS_WHITE, MIN_IS_BLACK, RGB, PALETTE, SEPARATED, YCBCR, CIELAB = 0, 1, 2, 3,
 COLOURS = {0: 1, 1: 1, 2: 3, 3: 1, 5: 4, 6: 3, 8: 3}  # colour channels of each photometric kind
 TIFF_JPEG = (6, 7, 34892, 33007)  # compressions whose decoder turns YCbCr into RGB itself
 JPEG_END = b"\xff\xd9"
-TIFF_PICTURES = (*TIFF_JPEG, 33003, 33004, 33005, 34712, 34927, 50001)  # sizes of their own
+# Strips and tiles that have sizes of their own; of the second kind only a decoder knows them.
+TIFF_PICTURES = (*TIFF_JPEG, 33003, 33004, 33005, 34712, 34927, 34933, 50001)
+TIFF_CODED = (22610, 34887, 34934, 50002, 52546)  # JPEG XR, LERC, JPEG XL
+TIFF_WEBP, CONTIGUOUS = 50001, 1  # a compression; samples of a pixel side by side
 UNSPECIFIED, PREMULTIPLIED, STRAIGHT = 0, 1, 2  # TIFF 6.0, extra samples
 
 NIFTI_SIZES = (348, 540)  # bytes of the header, its first number: version 1 and version 2
@@ -451,15 +454,57 @@ def _check_tiff(page: Any, stream: BinaryIO, file_size: int) -> None:
     is_whole = all(offset and 0 < count <= file_size - offset for offset, count in places)
     if not is_whole or len(places) < (1 if page.is_contiguous else math.prod(page.chunked)):
         raise UnreadableImageError("cut short, pixel data is missing")
-    for offset, count in places if page.compression in TIFF_PICTURES else ():
+    has_sizes = page.compression in (*TIFF_PICTURES, *TIFF_CODED)
+    for index, (offset, count) in enumerate(places if has_sizes else ()):
         stream.seek(offset)
-        data = stream.read(count)
-        # What is missing of a JPEG would be decoded as grey. Zeros behind it are padding.
-        if page.compression in TIFF_JPEG and not data.rstrip(b"\0").endswith(JPEG_END):
-            raise UnreadableImageError("cut short, a JPEG within it has no end")
-        with Image.open(BytesIO(data), formats=("JPEG", "JPEG2000", "WEBP")) as picture:
-            if picture.width * picture.height > max(area, tile_area):
-                raise UnreadableImageError("damaged, a part claims to be larger than the whole")
+        _check_part(page, index, stream.read(count))
+
+
+def _check_part(page: Any, index: int, data: bytes) -> None:
+    """Refuse a strip or tile with less, or of another size or kind, than the page says.
+
+    Its pixels would be poured into the shape of the page, or take more memory than that.
+    """
+    # What is missing of a JPEG would be decoded as grey. Zeros behind it are padding.
+    if page.compression in TIFF_JPEG and not data.rstrip(b"\0").endswith(JPEG_END):
+        raise UnreadableImageError("cut short, a JPEG within it has no end")
+    width, height, bands = _size_of_part(page.compression, data)
+    samples = page.samplesperpixel if page.planarconfig == CONTIGUOUS else 1
+    # Opaque WebP leaves its alpha channel out, and tifffile fills it in.
+    if bands != samples and (page.compression, bands, samples) != (TIFF_WEBP, 3, 4):
+        raise UnreadableImageError(f"damaged, a part of {bands} channels in a page of {samples}")
+    if (width, height) not in _sizes_of_parts(page, index):
+        raise UnreadableImageError(
+            f"damaged, a part of {width} x {height} pixels does not fit its place in the page"
+        )
+
+
+def _size_of_part(compression: int, data: bytes) -> tuple[int, int, int]:
+    """Return width, height and number of channels of a compressed strip or tile."""
+    if compression in TIFF_CODED:
+        from tifffile import TIFF
+
+        height, width, bands = (*TIFF.DECOMPRESSORS[compression](data).shape, 1)[:3]
+        return width, height, bands
+    with Image.open(BytesIO(data), formats=("JPEG", "JPEG2000", "WEBP", "PNG")) as picture:
+        if picture.mode == "P" or "transparency" in picture.info:
+            raise UnreadableImageError("damaged, a part has a palette or transparency of its own")
+        return picture.width, picture.height, len(picture.getbands())
+
+
+def _sizes_of_parts(page: Any, index: int) -> set[tuple[int, int]]:
+    """Return the widths and heights that a strip or tile may have, as tifffile puts it in place.
+
+    At the edge of the page it is whole or ends there, a strip also in between.
+    """
+    width = page.tilewidth if page.is_tiled else page.imagewidth
+    height = page.tilelength if page.is_tiled else min(page.rowsperstrip, page.imagelength)
+    across, down = math.ceil(page.imagewidth / width), math.ceil(page.imagelength / height)
+    right = min(width, page.imagewidth - index % across * width)
+    bottom = min(height, page.imagelength - index // across % down * height)
+    if page.is_tiled:
+        return {(width, height), (width, bottom), (right, bottom)}
+    return {(width, rows) for rows in range(bottom, height + 1)}
 
 
 def _decode_nifti(stream: BinaryIO, index: int | None, slice_axis: int) -> _Raw:

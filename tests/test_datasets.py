@@ -1006,13 +1006,6 @@ def test_a_size_of_many_numbers_in_a_tiff_is_refused(read: Any) -> None:
         read(bytes(data))
 
 
-def test_a_jpeg_inside_a_tiff_cannot_claim_to_be_larger_than_the_tiff(read: Any) -> None:
-    data = WHOLE["tiff-jpeg"]
-    start = data.index(b"\xff\xc0") + 5  # the height and width of the frame
-    with pytest.raises(UnreadableImageError, match="claims to be larger than the whole"):
-        read(data[:start] + struct.pack(">HH", 64, 64) + data[start + 4 :])
-
-
 def place_of(data: bytes, tag: int) -> int:
     """Where in a TIFF the value of a tag of its first page lies."""
     with tifffile.TiffFile(BytesIO(data)) as file:
@@ -1048,6 +1041,93 @@ def test_a_jpeg_inside_a_tiff_without_its_end_is_refused(
     for cut in (2, 30):
         with pytest.raises(UnreadableImageError, match="cut short, a JPEG within it has no end"):
             read(data[:-cut] + bytes(cut))
+
+
+RAMP = np.add.outer(np.arange(50), np.arange(70)).astype(np.uint8)
+PICTURES = ["jpeg", "jpeg2000", "webp", "png", "lerc", "jpegxl", "jpegxr"]
+
+
+@pytest.mark.parametrize("compression", PICTURES)
+@pytest.mark.parametrize("colour", [False, True], ids=["grey", "rgb"])
+@pytest.mark.parametrize("options", [{}, {"rowsperstrip": 16}, {"tile": (32, 32)}], ids=str)
+def test_strips_and_tiles_that_are_pictures_are_read(
+    read: Any, compression: str, colour: bool, options: dict[str, Any]
+) -> None:
+    if compression == "webp" and not colour:
+        pytest.skip("there is no grey WebP")
+    image = np.dstack([RAMP] * 3) if colour else RAMP
+    kind = "rgb" if colour else "minisblack"
+    pixels = read(tiff(image, photometric=kind, compression=compression, **options))
+    assert np.abs(pixels - planes(image).astype(int)).max() <= 4
+
+
+@pytest.mark.parametrize("compression", sorted({*PICTURES} - {"webp"}))
+def test_planes_that_are_pictures_are_read(read: Any, compression: str) -> None:
+    image, options = np.stack([RAMP] * 3), {"photometric": "rgb", "planarconfig": "separate"}
+    pixels = read(tiff(image, compression=compression, **options))
+    assert np.abs(pixels - image.astype(int)).max() <= 4
+
+
+def encoded(compression: str, image: Array) -> bytes:
+    codec = {"jpeg2000": "jpeg2k"}.get(compression, compression)
+    return bytes(getattr(imagecodecs, f"{codec}_encode")(image))
+
+
+@pytest.mark.parametrize("rows", [18, 24, 32])
+def test_the_last_strip_may_be_as_high_as_the_others(read: Any, rows: int) -> None:
+    whole = np.pad(RAMP, ((0, 14), (0, 0)))
+    coded = [encoded("png", part) for part in (whole[:32], whole[32 : 32 + rows])]
+    options = {"shape": RAMP.shape, "dtype": np.uint8, "rowsperstrip": 32, "compression": "png"}
+    np.testing.assert_array_equal(read(tiff(iter(coded), **options)), planes(RAMP))
+
+
+def test_tiles_of_the_edge_may_end_with_the_image(read: Any) -> None:
+    whole = np.pad(RAMP, ((0, 14), (0, 26)), mode="edge")  # (64, 96)
+    parts = [whole[y : y + 32, x : x + 32] for y in (0, 32) for x in (0, 32, 64)]
+    parts[2], parts[5] = parts[2][:, :6], parts[5][:18, :6]
+    coded = [encoded("png", np.ascontiguousarray(part)) for part in parts]
+    options = {"shape": RAMP.shape, "dtype": np.uint8, "tile": (32, 32), "compression": "png"}
+    np.testing.assert_array_equal(read(tiff(iter(coded), **options)), planes(RAMP))
+
+
+@pytest.mark.parametrize("compression", PICTURES)
+@pytest.mark.parametrize("shape", [(25, 140), (35, 100), (51, 70), (100, 100)], ids=str)
+@pytest.mark.parametrize("layout", ["strip", "tile"])
+def test_a_picture_inside_a_tiff_has_the_size_of_its_place(
+    read: Any, compression: str, shape: tuple[int, int], layout: str
+) -> None:
+    coded = encoded(compression, np.zeros((*shape, 3), np.uint8))
+    page = (50, 70, 3) if layout == "strip" else (64, 64, 3)
+    options = {"rowsperstrip": 50} if layout == "strip" else {"tile": (64, 64)}
+    options |= {"shape": page, "dtype": np.uint8, "photometric": "rgb", "compression": compression}
+    with pytest.raises(UnreadableImageError, match="does not fit its place in the page"):
+        read(tiff(iter([coded]), **options))
+
+
+@pytest.mark.parametrize("compression", PICTURES)
+def test_a_picture_inside_a_tiff_has_the_channels_of_the_page(read: Any, compression: str) -> None:
+    coded = encoded(compression, np.zeros((16, 48, 3), np.uint8))
+    options = {"shape": (16, 48), "dtype": np.uint8, "rowsperstrip": 16}
+    with pytest.raises(UnreadableImageError, match="a part of 3 channels in a page of 1"):
+        read(tiff(iter([coded]), compression=compression, **options))
+
+
+@pytest.mark.parametrize("options", [{"transparency": 7}, {}], ids=["transparency", "palette"])
+def test_a_png_inside_a_tiff_has_no_colours_of_its_own(read: Any, options: dict[str, int]) -> None:
+    image = Image.fromarray(RAMP)
+    if not options:
+        image.putpalette([9] * 768)
+    coded = saved(image, "PNG", **options)
+    page = {"shape": RAMP.shape, "dtype": np.uint8, "rowsperstrip": 50, "compression": "png"}
+    with pytest.raises(UnreadableImageError, match="a palette or transparency of its own"):
+        read(tiff(iter([coded]), **page))
+
+
+def test_a_jpeg_inside_a_tiff_cannot_claim_to_be_larger_than_the_tiff(read: Any) -> None:
+    data = WHOLE["tiff-jpeg"]
+    start = data.index(b"\xff\xc0") + 5  # the height and width of the frame
+    with pytest.raises(UnreadableImageError, match="a part of 64 x 64 pixels does not fit"):
+        read(data[:start] + struct.pack(">HH", 64, 64) + data[start + 4 :])
 
 
 def test_an_absurd_size_in_a_png_is_refused_before_memory_is_taken(read: Any) -> None:
