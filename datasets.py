@@ -15,6 +15,7 @@ import gzip
 import logging
 import math
 import os
+import re
 import warnings
 import zlib
 from array import array
@@ -37,10 +38,12 @@ NIFTI_EXTENSIONS = (".nii", ".nii.gz")
 PICTURE_EXTENSIONS = (".png", ".jpg", ".jpeg", ".gif", ".bmp", ".tif", ".tiff", ".webp")
 EXTENSIONS = (*PICTURE_EXTENSIONS, *NIFTI_EXTENSIONS, ".dcm")
 MAX_PIXELS = 178_956_970  # where Pillow, too, refuses; a larger image is to be cut into tiles first
+MAX_BYTES = 10 * MAX_PIXELS  # of a file in memory; 4 samples of 16 bits, and a margin
 ORIENTATION = 274  # the tag's number, in EXIF and TIFF alike
 FLIPPED_AXES = {2: (1,), 3: (0, 1), 4: (0,), 6: (1,), 7: (0, 1), 8: (0,)}  # EXIF 2.32, 4.6.4A
 
 PILLOW_FORMATS = ("PNG", "JPEG", "GIF", "BMP", "WEBP")  # no other decoder, above all not EPS, runs
+PILLOW_MAGIC = re.compile(rb"\x89PNG\r\n\x1a\n|\xff\xd8\xff|GIF8[79]a|BM|RIFF(?s:....)WEBP")
 PILLOW_MODES = ("1", "L", "LA", "P", "PA", "RGB", "RGBX", "RGBA", "CMYK", "YCbCr")
 PNG_CHUNKS = (b"IHDR", b"tRNS", b"IDAT", b"IEND")  # what the samples of a 16-bit PNG depend on
 
@@ -346,9 +349,19 @@ def _decode(path: str, slice_axis: int) -> _Raw:
             return _decode_tiff(stream)
         if first.startswith(GZIP_MAGIC) or _nifti_size(first):
             return _decode_nifti(stream, index, slice_axis)
-        if first[DICOM_START:] == DICOM_MAGIC:
-            return _decode_dicom(stream)
-        return _decode_other(stream.read())
+        is_dicom = first[DICOM_START:] == DICOM_MAGIC
+        if not is_dicom and not PILLOW_MAGIC.match(first):
+            raise UnidentifiedImageError
+        _check_bytes(os.fstat(stream.fileno()).st_size)
+        return _decode_dicom(stream) if is_dicom else _decode_other(stream.read())
+
+
+def _check_bytes(size: int) -> None:
+    """Refuse what no image needs, before it is read into memory as a whole."""
+    if size > MAX_BYTES:
+        raise UnreadableImageError(
+            f"a file of {size} bytes, at most {MAX_BYTES} are read; give single, smaller images"
+        )
 
 
 def _decode_other(data: bytes) -> _Raw:

@@ -8,6 +8,7 @@ import pickle
 import socket
 import struct
 import sys
+import tracemalloc
 import zlib
 from io import BytesIO
 from pathlib import Path
@@ -1136,6 +1137,27 @@ def test_an_absurd_size_in_a_png_is_refused_before_memory_is_taken(read: Any) ->
     data = data[:12] + header + struct.pack(">I", zlib.crc32(header)) + data[33:]
     with pytest.raises(UnreadableImageError, match="DecompressionBombError"):
         read(data)
+
+
+@pytest.mark.parametrize("magic", [b"\x89PNG\r\n\x1a\n", b"BM", bytes(128) + b"DICM"])
+def test_a_file_larger_than_any_image_is_refused_unread(tmp_path: Path, magic: bytes) -> None:
+    path = tmp_path / "a.png"
+    path.write_bytes(magic)
+    os.truncate(path, datasets.MAX_BYTES + 1)  # sparse: it takes no room
+    with pytest.raises(UnreadableImageError, match="a file of 1789569701 bytes, at most"):
+        read_image(path)
+
+
+def test_a_large_file_that_is_no_image_is_refused_unread(tmp_path: Path) -> None:
+    (tmp_path / "a.png").touch()
+    os.truncate(tmp_path / "a.png", 2**26)
+    tracemalloc.start()
+    try:
+        with pytest.raises(UnreadableImageError, match="damaged, or none of PNG, JPEG"):
+            read_image(tmp_path / "a.png")
+        assert tracemalloc.get_traced_memory()[1] < 1e6
+    finally:
+        tracemalloc.stop()
 
 
 def test_a_section_of_92_megapixels_is_read_without_a_warning(read: Any) -> None:
