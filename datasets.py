@@ -66,6 +66,9 @@ MAX_SLICES = 32_767  # the longest axis of NIfTI-1
 DICOM_MAGIC, DICOM_START = b"DICM", 128  # bytes before it, PS3.10, 7.1
 DICOM_KINDS = {"MONOCHROME1": MIN_IS_WHITE, "MONOCHROME2": MIN_IS_BLACK, "RGB": RGB}
 DICOM_KINDS |= dict.fromkeys(("YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"), RGB)  # by pydicom
+FRAME_GROUPS = ("SharedFunctionalGroupsSequence", "PerFrameFunctionalGroupsSequence")
+FRAME_VALUES = ("PixelValueTransformationSequence", "FrameVOILUTSequence")  # PS3.3, C.7.6.16.2
+PRESENTATIONS = {"MONOCHROME1": "INVERSE", "MONOCHROME2": "IDENTITY"}  # PS3.3, C.7.6.1
 
 Window = tuple[float, float]  # the values that become 0 and 1
 IntensityRange = Window | Literal["image"] | None
@@ -615,6 +618,7 @@ def _decode_dicom(stream: BinaryIO) -> _Raw:
     # From memory, where a length that lies finds no more bytes than there are.
     dataset = dcmread(BytesIO(stream.read()))
     _check_dicom(dataset)
+    _take_frame_values(dataset)
     photometric = DICOM_KINDS[dataset.PhotometricInterpretation]
     samples = dataset.pixel_array
     samples = samples.reshape(*samples.shape[:2], -1)  # (H, W, 1 or 3)
@@ -631,6 +635,12 @@ def _check_dicom(dataset: Any) -> None:
     if dataset.PhotometricInterpretation not in DICOM_KINDS or "ModalityLUTSequence" in dataset:
         kind = f"{dataset.PhotometricInterpretation}, or with a lookup table,"
         raise UnreadableImageError(f"DICOM of kind {kind} is not supported")
+    usual = PRESENTATIONS.get(dataset.PhotometricInterpretation)
+    if usual and (shape := dataset.get("PresentationLUTShape") or usual) != usual:
+        raise UnreadableImageError(
+            f"{dataset.PhotometricInterpretation} shown as {shape} contradicts itself: programs "
+            f"differ in what is white; set PresentationLUTShape to {usual}, or remove it"
+        )
     if int(dataset.get("NumberOfFrames") or 1) != 1:
         raise UnreadableImageError(f"{dataset.NumberOfFrames} frames; give single ones")
     if dataset.HighBit != dataset.BitsStored - 1:
@@ -639,6 +649,13 @@ def _check_dicom(dataset: Any) -> None:
         raise UnreadableImageError(
             f"{dataset.Columns} x {dataset.Rows} pixels, at most {MAX_PIXELS} are read"
         )
+
+
+def _take_frame_values(dataset: Any) -> None:
+    """Put the rescaling and the window of an enhanced image's only frame where others have them."""
+    for group in (item for name in FRAME_GROUPS for item in (dataset.get(name) or ())[:1]):
+        for values in (item for name in FRAME_VALUES for item in (group.get(name) or ())[:1]):
+            dataset.update(values)
 
 
 def _window(dataset: Any) -> Window | None:

@@ -542,6 +542,46 @@ def test_monochrome1_is_inverted(tmp_path: Path, window: dict[str, int]) -> None
     np.testing.assert_allclose(inverted, white - plain, atol=1e-6)
 
 
+@pytest.mark.parametrize("group", ["SharedFunctional", "PerFrameFunctional"])
+def test_the_rescaling_and_window_of_an_enhanced_image_are_those_of_its_frame(
+    tmp_path: Path, group: str
+) -> None:
+    rescaling, window, frame = Dataset(), Dataset(), Dataset()
+    rescaling.RescaleSlope, rescaling.RescaleIntercept, rescaling.RescaleType = 2, -100, "US"
+    window.WindowCenter, window.WindowWidth = 1000, 501
+    frame.PixelValueTransformationSequence, frame.FrameVOILUTSequence = [rescaling], [window]
+    enhanced = {f"{group}GroupsSequence": [frame], "NumberOfFrames": 1}
+    tags = {"RescaleSlope": 2, "RescaleIntercept": -100, "WindowCenter": 1000, "WindowWidth": 501}
+    plain = grey(dicom(tmp_path / "a.dcm", COUNTS, **tags))
+    assert 0 == plain.min() < plain.max() == 1
+    tags = {**enhanced, "WindowCenter": 9, "WindowWidth": 9}
+    np.testing.assert_array_equal(grey(dicom(tmp_path / "b.dcm", COUNTS, **tags)), plain)
+
+
+@pytest.mark.parametrize("group", ["SharedFunctional", "PerFrameFunctional"])
+def test_an_enhanced_image_without_values_of_its_frame_is_read_as_others(
+    tmp_path: Path, group: str
+) -> None:
+    for index, frames in enumerate(([Dataset()], [])):
+        path = dicom(tmp_path / f"{index}.dcm", GREY, **{f"{group}GroupsSequence": frames})
+        np.testing.assert_array_equal(grey(path), GREY)
+
+
+@pytest.mark.parametrize(
+    ("kind", "shape"), [("MONOCHROME1", "INVERSE"), ("MONOCHROME2", "IDENTITY")]
+)
+def test_a_shape_of_presentation_that_contradicts_the_kind_is_refused(
+    tmp_path: Path, kind: str, shape: str
+) -> None:
+    tags = {"PhotometricInterpretation": kind}
+    plain = grey(dicom(tmp_path / "a.dcm", GREY, **tags))
+    shaped = grey(dicom(tmp_path / "b.dcm", GREY, PresentationLUTShape=shape, **tags))
+    np.testing.assert_array_equal(shaped, plain)
+    other = "IDENTITY" if shape == "INVERSE" else "INVERSE"
+    with pytest.raises(UnreadableImageError, match=f"{kind} shown as {other} contradicts"):
+        read_image(dicom(tmp_path / "c.dcm", GREY, PresentationLUTShape=other, **tags))
+
+
 @pytest.mark.parametrize(
     ("tags", "reason"),
     [
