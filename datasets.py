@@ -56,11 +56,15 @@ JPEG_END = b"\xff\xd9"
 TIFF_PICTURES = (*TIFF_JPEG, 33003, 33004, 33005, 34712, 34927, 34933, 50001)
 TIFF_CODED = (22610, 34887, 34934, 50002, 52546)  # JPEG XR, LERC, JPEG XL
 TIFF_WEBP, CONTIGUOUS = 50001, 1  # a compression; samples of a pixel side by side
+PHOTOMETRIC = 262
+# YCbCrCoefficients and ReferenceBlackWhite of ITU-R BT.601 in full range, the only ones converted.
+YCBCR_USUAL = {529: (0.299, 0.587, 0.114), 532: (0, 255, 128, 255, 128, 255)}
 UNSPECIFIED, PREMULTIPLIED, STRAIGHT = 0, 1, 2  # TIFF 6.0, extra samples
 
 NIFTI_SIZES = (348, 540)  # bytes of the header, its first number: version 1 and version 2
 GZIP_MAGIC, GZIP_RATIO = b"\x1f\x8b", 1032  # DEFLATE cannot pack more bytes into one
 GZIP_CHUNK, GZIP_KNOWN = 2**20, 4096  # bytes in memory at a time; files remembered as checked
+MAX_NIFTI_START = 100_000_000  # bytes before the pixels, of extensions mostly
 MAX_SLICES = 32_767  # the longest axis of NIfTI-1
 
 DICOM_MAGIC, DICOM_START = b"DICM", 128  # bytes before it, PS3.10, 7.1
@@ -454,6 +458,8 @@ def _check_tiff(page: Any, stream: BinaryIO, file_size: int) -> None:
     if not all(isinstance(size, int) for size in (*sizes, page.samplesperpixel, page.rowsperstrip)):
         raise UnreadableImageError("damaged, a size in the header is no number")
     colours = COLOURS.get(page.photometric)
+    if page.tags.valueof(PHOTOMETRIC) is None:
+        raise UnreadableImageError("damaged, its header does not say whether 0 is black or white")
     if colours is None or page.imagedepth != 1:
         raise UnreadableImageError(f"TIFF of kind {page.photometric!r} is not supported")
     extra = page.samplesperpixel - colours
@@ -461,6 +467,8 @@ def _check_tiff(page: Any, stream: BinaryIO, file_size: int) -> None:
         raise UnreadableImageError(
             f"{page.samplesperpixel} channels; give grey or RGB, with or without alpha"
         )
+    if page.photometric == YCBCR and page.compression not in TIFF_JPEG:
+        _check_ycbcr(page)
     area, tile_area = math.prod(sizes[:2]), math.prod(sizes[2:])
     if not 0 < area <= MAX_PIXELS or tile_area > MAX_PIXELS:
         raise UnreadableImageError(
@@ -474,6 +482,20 @@ def _check_tiff(page: Any, stream: BinaryIO, file_size: int) -> None:
     for index, (offset, count) in enumerate(places if has_sizes else ()):
         stream.seek(offset)
         _check_part(page, index, stream.read(count))
+
+
+def _check_ycbcr(page: Any) -> None:
+    """Refuse YCbCr of which the header says that it is not the one that is turned into RGB."""
+    for tag, usual in YCBCR_USUAL.items():
+        ratios: tuple[int, ...] | None = page.tags.valueof(tag)
+        if ratios is None:
+            continue
+        found = [over / under for over, under in zip(ratios[::2], ratios[1::2], strict=False)]
+        if len(found) != len(usual) or not np.allclose(found, usual, rtol=0, atol=1e-3):
+            values = " ".join(f"{value:g}" for value in found)
+            raise UnreadableImageError(
+                f"YCbCr of another kind, {page.tags[tag].name} is {values}; convert it to RGB"
+            )
 
 
 def _check_part(page: Any, index: int, data: bytes) -> None:
@@ -594,6 +616,10 @@ def _check_nifti(header: Any, slice_axis: int) -> tuple[tuple[int, ...], int]:
         raise UnreadableImageError("damaged, or its pixels lie in another file")
     if header.get_data_offset() < header.single_vox_offset:
         raise UnreadableImageError("damaged, pixels within the header")
+    if (start := header.get_data_offset()) > MAX_NIFTI_START:
+        raise UnreadableImageError(
+            f"damaged, pixels from byte {start} on, at most {MAX_NIFTI_START} may lie before them"
+        )
     if header.get_data_dtype().kind not in "iuf":
         raise UnreadableImageError(f"samples of type {header.get_data_dtype()} are not supported")
     lengths: tuple[int, ...] = header.get_data_shape()

@@ -10,6 +10,7 @@ import struct
 import sys
 import tracemalloc
 import zlib
+from fractions import Fraction
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ import pytest
 import tifffile
 import torch
 from numpy.typing import NDArray
-from PIL import Image
+from PIL import Image, TiffImagePlugin, TiffTags
 from torch.utils.data import DataLoader
 
 import datasets
@@ -997,6 +998,43 @@ def test_an_absurd_size_in_a_tiff_is_refused_before_memory_is_taken(read: Any, w
         data[entry + 8 : entry + 12] = struct.pack("<I", width)
     with pytest.raises(UnreadableImageError, match=f"{width} x {width} pixels, at most"):
         read(bytes(data))
+
+
+def test_a_tiff_that_does_not_say_whether_0_is_white_is_refused(read: Any) -> None:
+    data = bytearray(tiff(GREY))
+    entry = data.index(struct.pack("<HHI", 262, 3, 1))
+    struct.pack_into("<H", data, entry, 263)  # Threshholding, which changes nothing
+    with pytest.raises(UnreadableImageError, match="not say whether 0 is black or white"):
+        read(bytes(data))
+
+
+def ycbcr_tiff(tag: int, values: tuple[int, ...]) -> bytes:
+    """YCbCr with rational numbers in one of the tags that say of which kind it is."""
+    info = TiffImagePlugin.ImageFileDirectory_v2()
+    info.tagtype[tag] = TiffTags.RATIONAL
+    info[tag] = tuple(Fraction(value, 1000) for value in values)
+    return saved(Image.fromarray(COLOUR).convert("YCbCr"), "TIFF", tiffinfo=info)
+
+
+@pytest.mark.parametrize(
+    ("tag", "values", "reason"),
+    [
+        (529, (299, 587, 114), ""),
+        (529, (213, 715, 72), "YCbCrCoefficients is 0.213 0.715 0.072; convert it to RGB"),
+        (532, (0, 255_000, 128_000, 255_000, 128_000, 255_000), ""),
+        (532, (16_000, 235_000, 128_000, 240_000, 128_000, 240_000), "BlackWhite is 16 235 128"),
+    ],
+)
+def test_ycbcr_of_another_kind_is_refused(
+    read: Any, tag: int, values: tuple[int, ...], reason: str
+) -> None:
+    data = ycbcr_tiff(tag, values)
+    if not reason:
+        expected = np.asarray(Image.fromarray(COLOUR).convert("YCbCr").convert("RGB"))
+        np.testing.assert_array_equal(read(data), planes(expected))
+        return
+    with pytest.raises(UnreadableImageError, match=reason):
+        read(data)
 
 
 def test_a_size_of_many_numbers_in_a_tiff_is_refused(read: Any) -> None:

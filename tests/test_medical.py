@@ -333,12 +333,13 @@ def test_what_is_no_image_is_listed_once_and_refused_in_one_line(
         (344, b"none", "HeaderDataError"),
         (108, struct.pack("<f", 0), "pixels within the header"),
         (108, struct.pack("<f", math.nan), "cannot be decoded"),
+        (108, struct.pack("<f", 100_000_008), "pixels from byte 100000008 on, at most 100000000"),
         (42, struct.pack("<h", -5), "axes of"),
         (42, struct.pack("<hh", 32767, 32767), r"slices of|cut short"),
         (40, struct.pack("<hhh", 2, 9, 10), "cut short|cannot be decoded"),
         (70, struct.pack("<h", 9999), "cannot be decoded"),
     ],
-    ids=["pair", "magic", "offset", "nan", "negative", "absurd", "longer", "type"],
+    ids=["pair", "magic", "offset", "nan", "far", "negative", "absurd", "longer", "type"],
 )
 @pytest.mark.parametrize("name", ["a.nii", "a.nii.gz"])
 def test_a_damaged_header_is_listed_once_and_refused(
