@@ -5,11 +5,12 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from datetime import datetime, timezone
+from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,12 +18,13 @@ from numpy.typing import NDArray
 from recon.files import file_of
 
 __all__ = [
-    "INITIAL", "among", "check_provenance", "describe_run", "fingerprint", "flatten",
-    "joined_members", "members", "sample_files", "shared_members", "without_members",
+    "INITIAL", "Sampled", "among", "check_provenance", "copied", "describe_run", "fingerprint",
+    "flatten", "joined_members", "members", "sample_files", "without_members",
 ]  # fmt: skip
 
 # Bytes that tell a file from others: so many pieces of it, evenly from its first to its last.
 PIECE, PIECES = 4096, 16
+CHUNK = 2**20  # bytes read at a time, of what is read whole
 MOST_MEMBERS = 200_000
 MEMBER = 8  # bytes
 
@@ -65,7 +67,8 @@ def fingerprint(paths: Iterable[str], folder: str, *, dated: bool = False) -> st
 def sample_files(paths: Iterable[str], count: int) -> NDArray[np.uint64] | None:
     """Eight bytes for each image, in their order: the same for copies, whatever their names.
 
-    They are drawn from its file's size and pieces of its bytes, and from the number of a slice.
+    They are drawn from its file's size and pieces of its bytes, and from the number of a slice:
+    large files that differ between the pieces are alike, too, and `copied` tells them apart.
     None where there are too many files to open each for that.
     """
     if count > MOST_MEMBERS:
@@ -73,24 +76,57 @@ def sample_files(paths: Iterable[str], count: int) -> NDArray[np.uint64] | None:
     return np.fromiter(map(_sample, paths), np.uint64, count)
 
 
+class Sampled(NamedTuple):
+    """Images and what `sample_files` gives for them."""
+
+    path_of: Callable[[int], str]  # by their index
+    samples: NDArray[np.uint64]
+
+
+def copied(some: Sampled, others: Sampled) -> NDArray[np.bool_]:
+    """Tell which of some images are byte for byte among others.
+
+    Only files whose samples are the same, and do not cover them, are read whole.
+    """
+    content = cache(_content)  # Of a volume once, for all its slices.
+
+    def identity(images: Sampled, index: int) -> tuple[int, bytes]:
+        return int(images.samples[index]), content(file_of(images.path_of(index)))
+
+    alike = np.flatnonzero(np.isin(others.samples, some.samples))
+    known = {identity(others, int(index)) for index in alike}
+    found = np.isin(some.samples, others.samples)
+    for index in np.flatnonzero(found):
+        found[index] = identity(some, int(index)) in known
+    return found
+
+
+def _content(file: str) -> bytes:
+    """Digest of a whole file; nothing where its sample is of the whole, or it is gone by now."""
+    digest = hashlib.blake2b()
+    try:
+        with Path(file).open("rb") as stream:
+            if stream.seek(0, os.SEEK_END) <= PIECE * PIECES:
+                return b""
+            stream.seek(0)
+            while chunk := stream.read(CHUNK):
+                digest.update(chunk)
+    except OSError:
+        return b""
+    return digest.digest()
+
+
 def members(samples: NDArray[np.uint64] | None) -> str | None:
-    """What `sample_files` gives, sorted, in base 64: enough to tell whether an image is there."""
+    """What `sample_files` gives, sorted, in base 64: tells whether an image like one is there."""
     if samples is None:
         return None
     return base64.b64encode(np.sort(samples).astype("<u8").tobytes()).decode()
 
 
 def among(paths: Iterable[str], encoded: str) -> int:
-    """Count the files that are among the members."""
+    """Count the files that are like one of the members, in size and samples."""
     digests = np.fromiter(map(_sample, paths), np.uint64)
     return int(np.isin(digests, _decoded(encoded)).sum())
-
-
-def shared_members(one: str | None, other: str | None) -> int:
-    """Count what two records of members have in common; nothing where one is not known."""
-    if one is None or other is None:
-        return 0
-    return int(np.isin(_decoded(one), _decoded(other)).sum())
 
 
 def joined_members(records: Iterable[str | None]) -> str | None:

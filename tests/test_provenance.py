@@ -7,11 +7,21 @@ import sys
 from datetime import datetime, timedelta, timezone
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from recon import provenance
-from recon.provenance import among, describe_run, fingerprint, flatten, members, sample_files
+from recon.provenance import (
+    Sampled,
+    among,
+    copied,
+    describe_run,
+    fingerprint,
+    flatten,
+    members,
+    sample_files,
+)
 
 NAMES = ["a/1.png", "b/2.png"]
 
@@ -189,6 +199,46 @@ def test_the_whole_of_a_small_file_counts(tmp_path: Path) -> None:
     known = members(sample_files(paths[:1], 1))
     assert known is not None
     assert among(paths, known) == 1
+
+
+def sampled(*paths: Path) -> Sampled:
+    names = [str(path) for path in paths]
+    samples = sample_files(names, len(names))
+    assert samples is not None
+    return Sampled(names.__getitem__, samples)
+
+
+def test_files_that_differ_between_the_samples_are_no_copies(tmp_path: Path) -> None:
+    whole = bytes(1_000_000)
+    (tmp_path / "a.bmp").write_bytes(whole)
+    (tmp_path / "copy.bmp").write_bytes(whole)
+    (tmp_path / "other.bmp").write_bytes(whole[:30_000] + b"1" + whole[30_001:])
+    (tmp_path / "small.bmp").write_bytes(whole[:9])
+    some = sampled(*(tmp_path / f"{name}.bmp" for name in ("other", "copy", "small")))
+    train = sampled(tmp_path / "a.bmp")
+    assert some.samples[0] == some.samples[1] == train.samples[0]
+    assert copied(some, train).tolist() == [False, True, False]
+
+
+def test_no_more_files_are_read_whole_than_are_alike(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for name, size in (("a.nii", 99_000), ("copy.nii", 99_000), ("b.png", 9), ("c.png", 98_000)):
+        (tmp_path / name).write_bytes(bytes(size))
+    (tmp_path / "small.png").write_bytes(bytes(9))
+    some = sampled(*(tmp_path / f"copy.nii@{index:03}" for index in range(3)), tmp_path / "b.png")
+    names = ("a.nii@001", "a.nii@002", "small.png", "c.png")
+    others = sampled(*(tmp_path / name for name in names))
+    opened: list[str] = []
+    plain_open = Path.open
+
+    def recording(self: Path, *args: Any) -> Any:
+        opened.append(self.name)
+        return plain_open(self, *args)
+
+    monkeypatch.setattr(Path, "open", recording)
+    assert copied(some, others).tolist() == [False, True, True, True]
+    assert sorted(opened) == ["a.nii", "b.png", "copy.nii", "small.png"]
 
 
 def test_a_dated_fingerprint_changes_with_contents_and_rights(tmp_path: Path) -> None:

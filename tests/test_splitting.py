@@ -8,9 +8,10 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from datasets import ImagePaths
+from datasets import ImagePaths, find_images
 from recon.errors import UserError
 from recon.pipeline.splitting import SPLIT, split_off, write_split
+from recon.provenance import sample_files
 from recon.settings import Settings
 
 NAMES = [f"slide{s}/{t}.png" for s in range(10) for t in range(4)]
@@ -62,6 +63,20 @@ def test_copies_of_images_to_train_on_are_left_out_of_validation_also_when_resum
     # The choice stands, whatever the files are by now.
     assert split(tmp_path, resumed=True) == first
     assert json.loads((tmp_path / SPLIT).read_text())["copies left out"] == [aside[1]]
+
+
+def test_images_that_only_resemble_those_to_train_on_stay_in_validation(tmp_path: Path) -> None:
+    for index in range(20):
+        content = bytearray(200_000)
+        content[10_000] = index  # between the samples
+        (tmp_path / f"{index:02}.bmp").write_bytes(content)
+    paths = find_images(tmp_path)
+    samples = sample_files(paths, len(paths))
+    assert samples is not None
+    assert len(set(samples.tolist())) == 1
+    settings = Settings(validation_group="image")
+    sides = split_off(paths, samples, settings, tmp_path, resumed=False)
+    assert (len(sides.aside), len(sides.left_out)) == (2, 0)
 
 
 def test_validation_of_copies_alone_is_refused(tmp_path: Path) -> None:

@@ -241,7 +241,7 @@ def _run_record(task: Task, summary: Summary, unreadable: list[str]) -> dict[str
 
 
 def _trained_on(model: LoadedModel, dataset: FolderDataset) -> int | str:
-    """How many of the images the model was trained on, where its record can tell."""
+    """How many of the images are like one that the model was trained on, where its record tells."""
     data = model.provenance.get("data", {})
     known = joined_members(data.get(part, {}).get("members") for part in ("train", INITIAL))
     if known is None:
@@ -249,8 +249,8 @@ def _trained_on(model: LoadedModel, dataset: FolderDataset) -> int | str:
     count = among(every(dataset.paths), known)
     if count:
         logger.warning(
-            "%d of the %d test images are among those that the model was trained on: its scores "
-            "flatter",
+            "%d of the %d test images are like images that the model was trained on, in size and "
+            "samples of their bytes: where they are the same, its scores flatter",
             count,
             len(dataset),
         )

@@ -18,7 +18,7 @@ from recon.models.preparation import IntensityRange, Preparation
 from recon.pipeline.models import preparation_of
 from recon.pipeline.paths import Paths, Relatives, every
 from recon.pipeline.splitting import split_off, write_split
-from recon.provenance import fingerprint, members, sample_files, shared_members
+from recon.provenance import Sampled, copied, fingerprint, members, sample_files
 from recon.ranks import Ranks
 from recon.settings import Settings
 from recon.training.runtime import Runtime
@@ -176,7 +176,7 @@ def training_data(
     validation = None
     if held_out is not None:
         record["validation"] = _describe(held_out.paths, of_held_out)
-        _comment_on_copies(record)
+        _comment_on_copies((held_out.paths, of_held_out), (train.paths, of_train))
         validation = _load(held_out, settings, runtime, count / (len(train) + count))
     split = _load(train, settings, runtime, len(train) / (len(train) + count), shuffled=True)
     return TrainingData(split, validation, record, keep)
@@ -197,15 +197,21 @@ def _validation_folder(
     )
 
 
-def _comment_on_copies(record: dict[str, Any]) -> None:
+def _comment_on_copies(
+    validation: tuple[Paths, NDArray[np.uint64] | None],
+    train: tuple[Paths, NDArray[np.uint64] | None],
+) -> None:
     """Say how many validation images are also trained on, under whatever name."""
-    copies = shared_members(record["train"]["members"], record["validation"]["members"])
-    if copies:
+    (held_out, samples), (kept, of_kept) = validation, train
+    if samples is None or of_kept is None:
+        return
+    copies = copied(Sampled(held_out.__getitem__, samples), Sampled(kept.__getitem__, of_kept))
+    if copies.any():
         logger.warning(
             "%d of the %d validation images are byte for byte among those to train on: validation "
             "flatters; Check_images.py lists them",
-            copies,
-            record["validation"]["images"],
+            copies.sum(),
+            len(held_out),
         )
 
 

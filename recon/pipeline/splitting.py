@@ -12,6 +12,7 @@ from recon.data.splits import shared_groups, split_by_group
 from recon.errors import UserError
 from recon.files import write_json
 from recon.pipeline.paths import Paths, Relatives
+from recon.provenance import Sampled, copied
 from recon.settings import Settings
 
 __all__ = ["SPLIT", "Sides", "split_off", "write_split"]
@@ -58,7 +59,7 @@ def split_off(
     # Of a run that was killed before it could write its own, the choice is made again.
     choice = _read(file, settings) if resumed and file.is_file() else None
     if choice is None:
-        sides = _without_copies(*_choose(paths, settings), samples)
+        sides = _without_copies(paths, samples, *_choose(paths, settings))
     else:
         sides = _sides(file, paths, *choice)
     group = settings.validation_group
@@ -70,11 +71,16 @@ def split_off(
     return sides
 
 
-def _without_copies(kept: Indices, aside: Indices, samples: NDArray[np.uint64] | None) -> Sides:
+def _without_copies(
+    paths: Paths, samples: NDArray[np.uint64] | None, kept: Indices, aside: Indices
+) -> Sides:
     """Leave out of validation what is trained on under another name."""
     if samples is None:
         return Sides(kept, aside, aside[:0])
-    copies = np.isin(samples[aside], samples[kept])
+    copies = copied(
+        Sampled(lambda index: paths[int(aside[index])], samples[aside]),
+        Sampled(lambda index: paths[int(kept[index])], samples[kept]),
+    )
     if copies.any():
         logger.warning(
             "Left out of validation: %d of %d images, which are byte for byte among those to train "
