@@ -321,6 +321,12 @@ def test_a_name_that_is_no_text_is_read(tmp_path: Path) -> None:
     assert inspected(odd).problem == ""
 
 
+@pytest.mark.parametrize("name", ["a.png", "a\nb.png", "a\udcff.png", "a\x1b: b.png", "é.png"])
+def test_the_reason_does_not_repeat_the_path(tmp_path: Path, name: str) -> None:
+    (tmp_path / name).write_bytes(b"no image")
+    assert inspected(tmp_path / name).reason.startswith("damaged, or none of")
+
+
 def test_a_bomb_is_unreadable(tmp_path: Path) -> None:
     path = saved(tmp_path / "a.bmp", picture())
     data = bytearray(path.read_bytes())

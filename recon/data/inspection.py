@@ -92,7 +92,8 @@ def inspect_image(path: str, read_image: Reader) -> Facts:
     Args:
         path: Of the file.
         read_image: From a path to pixels (C, H, W). It raises `ValueError` or `OSError`, in the
-            words "<path>: <reason>", for a file that it cannot read.
+            words "<path>: <reason>", for a file that it cannot read, with escapes for what
+            cannot be printed of the path.
     """
     facts = _header(path)
     try:
@@ -110,8 +111,12 @@ def inspect_image(path: str, read_image: Reader) -> Facts:
             look=look_of(grey),
         )
     except (ValueError, OSError, MemoryError) as error:
-        reason = (str(error) or type(error).__name__).removeprefix(f"{path}: ")
+        reason = (str(error) or type(error).__name__).removeprefix(f"{_printable(path)}: ")
         return facts._replace(problem=_problem(path, error), reason=reason)
+
+
+def _printable(path: str) -> str:
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in path)
 
 
 def lost_image(path: str) -> Facts:
