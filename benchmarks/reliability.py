@@ -38,7 +38,7 @@ class Trial(NamedTuple):
 TRIALS = {
     "kills": Trial(kills, 100, 3),
     "signals": Trial(signals, 20, 2),
-    "images": Trial(images, 2100, 60),
+    "images": Trial(images, 2700, 60),
     "models": Trial(models, 400, 130),
     "writes": Trial(writes, 1, 12),
     "flatness": Trial(flatness, 300, 20),

@@ -2,6 +2,7 @@
 
 import csv
 import faulthandler
+import gzip
 import io
 import json
 import struct
@@ -13,11 +14,20 @@ from pathlib import Path
 from typing import Any
 
 import imagecodecs
+import nibabel
 import numpy as np
 import tifffile
 import torch
+from numpy.typing import NDArray
 from openpyxl import load_workbook
 from PIL import Image
+from pydicom.dataset import Dataset, FileMetaDataset
+from pydicom.encaps import encapsulate
+from pydicom.uid import (
+    ExplicitVRLittleEndian,
+    JPEGBaseline8Bit,
+    SecondaryCaptureImageStorage,
+)
 
 from benchmarks.reliability_runs import (
     FINAL,
@@ -67,6 +77,12 @@ def whole_files() -> dict[str, bytes]:
         "tif-8-tiled": _tiff(rgb, photometric="rgb", tile=(16, 16)),
         "tif-16-tiled-lzw": _tiff(deep, photometric="rgb", tile=(16, 16), compression="lzw"),
         "tif-jpeg": _saved(rgb, "TIFF", compression="jpeg"),
+        "nii-plane": _nifti(grey),
+        "nii-volume": _nifti(rgb),
+        "nii.gz-volume": gzip.compress(_nifti(deep), mtime=0),
+        "dcm-8": _dicom(rgb),
+        "dcm-16": _dicom(deep[..., 0].copy()),
+        "dcm-jpeg": _dicom(rgb, jpeg=_saved(rgb, "JPEG", subsampling=0)),
     }
     return {name: bytes(data) for name, data in files.items()}
 
@@ -81,6 +97,27 @@ def _saved(image: Any, form: str, **options: Any) -> bytes:
 def _tiff(image: Any, **options: Any) -> bytes:
     stream = io.BytesIO()
     tifffile.imwrite(stream, image, **options)
+    return stream.getvalue()
+
+
+def _nifti(image: NDArray[Any]) -> bytes:
+    stored: bytes = nibabel.Nifti1Image(image, np.eye(4)).to_bytes()
+    return stored
+
+
+def _dicom(image: NDArray[Any], jpeg: bytes = b"") -> bytes:
+    dataset, is_grey = Dataset(), image.ndim == 2
+    dataset.file_meta = FileMetaDataset()
+    dataset.file_meta.TransferSyntaxUID = JPEGBaseline8Bit if jpeg else ExplicitVRLittleEndian
+    dataset.SOPClassUID, dataset.SOPInstanceUID = SecondaryCaptureImageStorage, "1.2.3"
+    dataset.Rows, dataset.Columns = image.shape[:2]
+    dataset.SamplesPerPixel, dataset.PlanarConfiguration = (1 if is_grey else 3), 0
+    dataset.PhotometricInterpretation = "MONOCHROME2" if is_grey else "YBR_FULL" if jpeg else "RGB"
+    dataset.BitsAllocated = dataset.BitsStored = 8 * image.dtype.itemsize
+    dataset.HighBit, dataset.PixelRepresentation = dataset.BitsStored - 1, 0
+    dataset.PixelData = encapsulate([jpeg]) if jpeg else image.tobytes()
+    stream = io.BytesIO()
+    dataset.save_as(stream, enforce_file_format=True)
     return stream.getvalue()
 
 
@@ -147,7 +184,7 @@ def images(scratch: Path, count: int) -> Result:
         for form, tally in sorted(counts.items())
     )
     figure = (
-        f"{len(outcomes)} files, {len(failures)} crashes, hangs, lost files or false pixels; "
+        f"{len(outcomes)} images, {len(failures)} crashes, hangs, lost files or false pixels; "
         f"read as the original / read otherwise / refused: {by_form}"
     )
     return Result("damaged images", figure, failures)
@@ -212,22 +249,28 @@ def _judge(folder: Path, outcomes: dict[str, str]) -> tuple[dict[str, Counter[st
     """Counts by format, and what is wrong."""
     counts: dict[str, Counter[str]] = defaultdict(Counter)
     wrong = []
-    whole = {Path(p).parent.name: o for p, o in outcomes.items() if p.split("-")[-1][:5] == "whole"}
+    whole = {_form_and_slice(p): o for p, o in outcomes.items() if "-whole." in p}
     for path, outcome in outcomes.items():
-        form = str(Path(path).relative_to(folder).parent)
-        kind = "alike" if outcome == whole[form] else "changed"
+        form = Path(path).parent.name
+        original = whole.get(_form_and_slice(path), "no such slice")
+        kind = "alike" if outcome == original else "changed"
         counts[form][kind if outcome.startswith("read") else "refused"] += 1
         if not outcome.startswith(("read", "refused", "lost")):
             wrong.append(f"{path}: {outcome}")
-        elif outcome.startswith("read") and _is_covered(path) and outcome != whole[form]:
+        elif outcome.startswith("read") and _is_covered(path) and outcome != original:
             wrong.append(f"{path}: pixels differ from the original's")
     wrong += [f"{form}: the whole file is refused" for form in whole if "read" not in whole[form]]
     return counts, wrong
 
 
+def _form_and_slice(path: str) -> tuple[str, str]:
+    """Which of the whole files a damaged one comes from, and which slice of a volume it is."""
+    return Path(path).parent.name, path.partition("@")[2]
+
+
 def _is_covered(path: str) -> bool:
     """Whether checksums cover the damage: those of false sizes were forged."""
-    return "/png-" in path and not path.endswith("-sizes.png")
+    return "/nii.gz-" in path or ("/png-" in path and not path.endswith("-sizes.png"))
 
 
 def _evaluated(folder: Path, outcomes: dict[str, str], scratch: Path) -> list[str]:
