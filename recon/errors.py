@@ -1,8 +1,13 @@
-"""The errors that a user is meant to read."""
+"""The errors that a user is meant to read, and the signals that ask a run to end."""
 
 import signal
 
-__all__ = ["InterruptedRunError", "UserError"]
+__all__ = ["ENDING_SIGNALS", "InterruptedRunError", "UserError"]
+
+# Ctrl-C, what batch systems send, and a terminal that was closed.
+ENDING_SIGNALS = tuple(
+    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
+)
 
 
 class UserError(Exception):

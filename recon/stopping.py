@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a program, and at a moment when they can. Imports no torch.
+"""Signals end a program, and at a moment when they can. Imports no torch.
 
 A handler raises in the middle of whatever runs. Of two kinds of code that ends nothing or breaks
 something: a module that is being imported stays half made, and modules written in C swallow what
@@ -9,12 +9,12 @@ time, is printed and passed over. There the signal is sent again, a moment later
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from recon.errors import InterruptedRunError
+from recon.errors import ENDING_SIGNALS, InterruptedRunError
 
 __all__ = ["signals_as_errors"]
 
@@ -24,28 +24,27 @@ IMPORTER = "importlib._bootstrap"
 
 @contextmanager
 def signals_as_errors() -> Iterator[None]:
-    """Raise `InterruptedRunError` at SIGTERM, and `KeyboardInterrupt` at Ctrl-C.
+    """Raise `InterruptedRunError` at a signal, and `KeyboardInterrupt` at Ctrl-C.
 
-    Training takes care of signals itself, by handlers of its own, while it lasts. Outside of the
-    main thread, where Python handles no signals, nothing is done.
+    Signals that are ignored, as under nohup or in the background, stay so. Training takes care of
+    signals itself, by handlers of its own, while it lasts. Outside of the main thread, where Python
+    handles no signals, nothing is done.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    errors: dict[int, Callable[[], BaseException]] = {
-        signal.SIGTERM: lambda: InterruptedRunError(signal.SIGTERM)
-    }
-    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # It may be ignored.
-        errors[signal.SIGINT] = KeyboardInterrupt
+    heard = [s for s in ENDING_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
     outermost = sys._getframe(2)  # Behind this one and that of contextlib: whoever enters.
 
     def end(signum: int, frame: FrameType | None) -> None:
         if _imports(frame, outermost):
             _send_again(signum)
+        elif signum == signal.SIGINT:
+            raise KeyboardInterrupt
         else:
-            raise errors[signum]()
+            raise InterruptedRunError(signum)
 
-    before = {signum: signal.signal(signum, end) for signum in errors}
+    before = {signum: signal.signal(signum, end) for signum in heard}
     try:
         with _nothing_passed_over():
             yield

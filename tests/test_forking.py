@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from recon.data.forking import signals_held
+from recon.errors import ENDING_SIGNALS
 
 HEAD = """
 import os, signal, sys, time
@@ -46,7 +47,7 @@ print(sum(map_isolated(abs, items(), processes=2, lost=lambda item: 1000)))
 """
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", ENDING_SIGNALS)
 @pytest.mark.parametrize(("work", "result"), [(LOADER, 8), (CREW, sum(range(20)))])
 def test_a_signal_that_reaches_processes_at_their_start_does_no_harm(
     work: str, result: int, signum: signal.Signals
@@ -61,7 +62,7 @@ def test_a_signal_that_reaches_processes_at_their_start_does_no_harm(
     assert (done.returncode, done.stdout, done.stderr) == (0, f"{result}\n", "")
 
 
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", ENDING_SIGNALS)
 def test_signals_wait_while_they_are_held(signum: signal.Signals) -> None:
     came: list[int] = []
     before = signal.signal(signum, lambda number, _frame: came.append(number))
@@ -84,3 +85,18 @@ def test_nothing_is_held_outside_of_the_main_thread() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         assert pool.submit(handler).result() is signal.getsignal(signal.SIGINT)
+
+
+def test_what_is_ignored_stays_so_in_every_process() -> None:
+    """As under nohup, when its terminal is closed: a worker that minded would end the run."""
+    code = """
+import os, signal, torch
+from recon.data.forking import answer_signals, signals_held
+signal.signal(signal.SIGHUP, signal.SIG_IGN)
+with signals_held():
+    assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    before = answer_signals(signal.SIG_DFL)
+    assert set(before) == {signal.SIGINT, signal.SIGTERM}
+assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+"""
+    subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

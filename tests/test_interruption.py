@@ -5,20 +5,21 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
+from recon.errors import ENDING_SIGNALS
 from recon.training.interruption import Watch, watch_signals
 
 
 @pytest.fixture
 def handlers() -> Iterator[None]:
     """Whatever a test does to the signals is undone."""
-    before = {signum: signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)}
+    before = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
     yield
     for signum, handler in before.items():
         signal.signal(signum, handler)
 
 
 @pytest.mark.usefixtures("handlers")
-@pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("signum", ENDING_SIGNALS)
 def test_the_first_signal_is_noted_and_the_second_acts_as_before(signum: signal.Signals) -> None:
     seen: list[int] = []
     signal.signal(signum, lambda number, _frame: seen.append(number))

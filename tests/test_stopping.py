@@ -9,13 +9,13 @@ from pathlib import Path
 
 import pytest
 
-from recon.errors import InterruptedRunError
+from recon.errors import ENDING_SIGNALS, InterruptedRunError
 from recon.stopping import signals_as_errors
 
 ROOT = Path(__file__).parents[1]
-BOTH = pytest.mark.parametrize(
+EACH = pytest.mark.parametrize(
     ("signum", "error"),
-    [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, InterruptedRunError)],
+    [(s, KeyboardInterrupt if s == signal.SIGINT else InterruptedRunError) for s in ENDING_SIGNALS],
 )
 
 
@@ -40,7 +40,7 @@ def then_wait(work: Callable[..., object], *args: object) -> None:
         time.sleep(0.01)
 
 
-@BOTH
+@EACH
 def test_a_signal_ends_what_runs(signum: signal.Signals, error: type[BaseException]) -> None:
     before = signal.getsignal(signum), sys.unraisablehook
     with pytest.raises(error), signals_as_errors():
@@ -48,7 +48,7 @@ def test_a_signal_ends_what_runs(signum: signal.Signals, error: type[BaseExcepti
     assert (signal.getsignal(signum), sys.unraisablehook) == before
 
 
-@BOTH
+@EACH
 def test_a_signal_amid_an_import_waits_for_its_end(
     signum: signal.Signals, error: type[BaseException], module: Callable[[str], str]
 ) -> None:
@@ -67,7 +67,7 @@ done = True
 def test_what_is_imported_around_a_run_delays_nothing(module: Callable[[str], str]) -> None:
     code = """
 import os, time
-from recon.errors import InterruptedRunError
+from recon.errors import ENDING_SIGNALS, InterruptedRunError
 from recon.stopping import signals_as_errors
 try:
     with signals_as_errors():
@@ -90,7 +90,7 @@ class Dying:
         time.sleep(0.01)
 
 
-@BOTH
+@EACH
 def test_a_signal_in_a_finaliser_is_not_lost(
     signum: signal.Signals, error: type[BaseException], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -7,17 +7,30 @@ while it begins it would be known to nobody, and be left behind.
 
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from types import FrameType
+from typing import Any
 
-__all__ = ["signals_held"]
+from recon.errors import ENDING_SIGNALS
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+__all__ = ["answer_signals", "signals_held"]
+
+Answer = Callable[[int, FrameType | None], object] | signal.Handlers
+
+
+def answer_signals(answer: Answer) -> dict[signal.Signals, Any]:
+    """Set what this process does at signals that ask a run to end; returns what it did before.
+
+    Signals that are ignored, as under nohup or in the background, stay so.
+    """
+    heard = [s for s in ENDING_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
+    return {signum: signal.signal(signum, answer) for signum in heard}
 
 
 @contextmanager
 def signals_held() -> Iterator[None]:
-    """Let SIGINT and SIGTERM wait until the end; to processes begun meanwhile they do nothing.
+    """Let signals that ask a run to end wait; to processes begun meanwhile they do nothing.
 
     Outside of the main thread, where Python handles no signals, none is held.
     """
@@ -25,11 +38,11 @@ def signals_held() -> Iterator[None]:
         yield
         return
     came: list[int] = []
-    before = {s: signal.signal(s, lambda signum, _frame: came.append(signum)) for s in SIGNALS}
+    before = answer_signals(lambda signum, _frame: came.append(signum))
     try:
         yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        for signum, answer in before.items():
+            signal.signal(signum, answer)
         for number in dict.fromkeys(came):
             signal.raise_signal(number)

@@ -23,7 +23,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from recon.data.forking import signals_held
+from recon.data.forking import answer_signals, signals_held
 
 __all__ = [
     "Batch",
@@ -239,12 +239,12 @@ def why_unreadable(loader: Loader) -> str | None:
 
 
 def _leave_signals_to_the_parent(_worker: int) -> None:
-    """Outlive Ctrl-C and SIGTERM, which batch systems send to all processes, for a while.
+    """Outlive Ctrl-C and, for a while, other signals that are sent to all processes of a run.
 
     The parent finishes its step and saves; the death of a worker would end it in the middle.
     """
+    answer_signals(_live_on_for_a_while)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    signal.signal(signal.SIGTERM, _live_on_for_a_while)
 
 
 def _live_on_for_a_while(_signum: int, _frame: FrameType | None) -> None:

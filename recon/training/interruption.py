@@ -1,4 +1,4 @@
-"""SIGTERM and Ctrl-C end a run at the next step instead of in the middle of one."""
+"""Signals end a run at the next step instead of in the middle of one."""
 
 import signal
 import threading
@@ -6,9 +6,9 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Watch", "watch_signals"]
+from recon.errors import ENDING_SIGNALS
 
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
+__all__ = ["Watch", "watch_signals"]
 
 
 class Watch:
@@ -19,14 +19,14 @@ class Watch:
 
 @contextmanager
 def watch_signals() -> Iterator[Watch]:
-    """Note the first SIGINT or SIGTERM; a second one acts at once, as it would have before.
+    """Note the first signal that asks a run to end; a second one acts as it would have before.
 
     Signals that were ignored stay so, as those of a job in the background. Outside of the main
     thread, where Python handles none, nothing is noted.
     """
     watch = Watch()
     alone = threading.current_thread() is threading.main_thread()
-    handlers = {signum: signal.getsignal(signum) for signum in SIGNALS if alone}
+    handlers = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS if alone}
     before = {s: handler for s, handler in handlers.items() if handler is not signal.SIG_IGN}
 
     def restore() -> None:
