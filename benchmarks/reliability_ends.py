@@ -170,19 +170,19 @@ def _difference(whole: Whole, out: Path, code: int | None) -> str:
 
 
 def signals(scratch: Path, count: int) -> Result:
-    """SIGTERM and SIGINT in the epochs: the run saves itself, says so, and is resumed."""
+    """SIGTERM, SIGINT and SIGHUP in the epochs: the run saves itself, says so, and is resumed."""
     whole = _in_one_go(scratch)
     moments, alike, failures = _moments(count), 0, []
     for number in range(count):
         out = scratch / f"signal{number}"
         workers = WORKERS[number % 2]
-        signum = (signal.SIGTERM, signal.SIGINT)[number // 2 % 2]
+        signum = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)[number // 2 % 3]
         told = _interrupt(whole, out, workers, signum, moments, group=number % 3 == 0)
         told = told or _difference(whole, out, _resume(whole, out, workers))
         alike += not told
         failures += [f"run {number}, {signum.name}, {workers} workers: {told}"] if told else []
-    figure = f"{alike} of {count} exit 143 or 130, have saved, and end alike bit for bit"
-    return Result("SIGTERM or SIGINT, then resume", figure, failures)
+    figure = f"{alike} of {count} exit 143, 130 or 129, have saved, and end alike bit for bit"
+    return Result("SIGTERM, SIGINT or SIGHUP, then resume", figure, failures)
 
 
 def _interrupt(

@@ -131,7 +131,8 @@ def fork(log: Path, work: Callable[..., int | None], *args: Any) -> ForkServerPr
 def _begin(log: Path, work: Callable[..., int | None], args: tuple[Any, ...]) -> None:
     os.setsid()
     signal.signal(signal.SIGINT, signal.default_int_handler)
-    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    for signum in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(signum, signal.SIG_DFL)
     for descriptor, path in ((1, log), (2, log.with_suffix(".err"))):
         file = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
         os.dup2(file, descriptor)
