@@ -19,8 +19,22 @@ import torch
 from openpyxl import load_workbook
 from PIL import Image
 
-from benchmarks.reliability_runs import Result, evaluate, flags_for, fork, train, wait, write_images
+from benchmarks.reliability_runs import (
+    FINAL,
+    Result,
+    TwoLayers,
+    evaluate,
+    flags_for,
+    fork,
+    train,
+    wait,
+    write_images,
+)
+from datasets import ImageFolderDataset, read_image
 from recon.command import run_command
+from recon.pipeline.checking import run_check
+from recon.pipeline.exporting import run_export
+from recon.pipeline.layers import run_layers
 from recon.settings import Settings
 from recon.training.checkpoint import read_checkpoint, read_model_file
 from recon.training.logs import read_log
@@ -30,16 +44,38 @@ __all__ = ["writes"]
 IMAGES = 3
 WRITING = os.O_WRONLY | os.O_RDWR | os.O_CREAT
 SMALL: dict[str, Any] = {"num_epochs": 1, "cache": "disk", "save_images": "all"}
-JOBS: dict[str, Callable[[Settings, frozenset[str]], None]] = {"train": train, "evaluate": evaluate}
 # What a run can do without: the cache; links, nameless files and one way of opening, for each of
 # which there is another.
-SPARED = ("pwrite", "open cache", "os.link", "open out", "open pictures", "open metrics.xlsx")
+SPARED = (
+    "pwrite", "open cache", "os.link", "open out", "open pictures", "open drawn",
+    "open latents.csv.unfinished", "open metrics.xlsx", "open image_check.xlsx",
+)  # fmt: skip
 # Where two files that belong together are renamed, nothing can come between but this.
 HALVES = [f"os.rename {kind}_Model_AE_MSE.json.partial" for kind in ("Best", "Final")]
 KINDS: dict[str, Callable[[], BaseException]] = {
     "full disk": lambda: OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
     "Ctrl-C": KeyboardInterrupt,
 }
+
+
+def export(settings: Settings, asked: frozenset[str]) -> None:
+    """The job of an export."""
+    run_export(settings, TwoLayers, ImageFolderDataset, asked=asked)
+
+
+def check(settings: Settings, _asked: frozenset[str]) -> int:
+    """The job of a check."""
+    return run_check(settings, ImageFolderDataset, read_image)
+
+
+def layers(settings: Settings, asked: frozenset[str]) -> None:
+    """The job that draws layers."""
+    run_layers(settings, TwoLayers, ImageFolderDataset, asked=asked)
+
+
+JOBS: dict[str, Callable[[Settings, frozenset[str]], int | None]] = {
+    "train": train, "evaluate": evaluate, "export": export, "check": check, "layers": layers
+}  # fmt: skip
 
 
 class Faults:
@@ -85,7 +121,7 @@ class Faults:
 
 
 def writes(scratch: Path, stride: int) -> Result:
-    """Fail at every step of a training and of an evaluation.
+    """Fail at every step of a training and of all that is done with its model and images.
 
     Args:
         scratch: Folder.
@@ -93,6 +129,7 @@ def writes(scratch: Path, stride: int) -> Result:
             full disks.
     """
     write_images(scratch / "images", IMAGES)
+    write_images(scratch / "others", IMAGES, seed=1)
     report = scratch / "report.json"
     code = wait(fork(scratch / "writes.log", _try_all, scratch, stride, report), 900)
     if code != 0:
@@ -152,7 +189,19 @@ def _reset(old: Path, out: Path) -> None:
 
 def _run(job: str, scratch: Path, seed: int = 1) -> tuple[int, str]:
     """Exit code and what went to the error output."""
-    flags = flags_for(scratch / "images", scratch / "out", seed=seed, **SMALL)
+    images, out = scratch / "images", scratch / "out"
+    further = {
+        "folder_path_test": scratch / "others",
+        "image_check_file": out / "image_check.xlsx",
+        "latents_file": out / "latents.csv",
+        "folder_path_latents": images,
+        "model_path_latents": out / FINAL,
+        "layers_output": out / "drawn",
+        "layers_images": 1,
+        "folder_path_layers": images,
+        "model_path_layers": out / FINAL,
+    }
+    flags = flags_for(images, out, seed=seed, **SMALL, **further)
     with (
         contextlib.redirect_stderr(io.StringIO()) as said,
         contextlib.redirect_stdout(io.StringIO()),
@@ -230,13 +279,14 @@ def _check_picture(path: Path) -> None:
 def _check_table(path: Path) -> None:
     if path.name == "loss.csv":
         read_log(path)
-    elif len(path.read_text().splitlines()) != 1 + IMAGES:
+    sets = 2 if path.name == "image_check.csv" else 1
+    if path.name != "loss.csv" and len(path.read_text().splitlines()) != 1 + sets * IMAGES:
         raise ValueError("rows are missing")
 
 
 def _check_book(path: Path) -> None:
     with contextlib.closing(load_workbook(path, read_only=True)) as book:
-        rows = list(book["Metrics"].iter_rows(values_only=True))
+        rows = list(book.worksheets[0].iter_rows(values_only=True))
     lines = path.with_suffix(".csv").read_text().splitlines()
     if [str(row[1]) for row in rows[1:]] != [line.split(",")[1] for line in lines[1:]]:
         raise ValueError("workbook and csv differ")

@@ -1,10 +1,10 @@
-"""What a check of images found, as a workbook and as csv: a row for each image."""
+"""What a check of images found, as a workbook and as csv, a row for each image, and its record."""
 
 import csv
 from collections.abc import Iterable, Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from openpyxl.cell import Cell
 from openpyxl.worksheet.worksheet import Worksheet
@@ -20,7 +20,8 @@ from recon.evaluation.sheets import (
     save_book,
     set_columns,
 )
-from recon.files import replacing
+from recon.files import replacing_all, spell_json
+from recon.provenance import flatten
 
 __all__ = ["CHECK_COLUMNS", "CheckedImage", "write_image_check"]
 
@@ -66,23 +67,24 @@ def write_image_check(
     book_path: Path,
     rows: Iterable[CheckedImage],
     summary: Iterable[Sequence[Value]],
-    run: Mapping[str, str],
+    record: Mapping[str, Any],
 ) -> None:
-    """Write workbook and csv; either appears whole or not at all.
+    """Write workbook, csv and json; all are whole before the first of them appears.
 
     Args:
-        book_path: Of the workbook; the csv stands beside it.
+        book_path: Of the workbook; the others stand beside it.
         rows: In the order in which they shall stand. A sheet holds the first 2**20 - 1, the csv
             all.
         summary: The rows of the sheet "Summary", the first its headings.
-        run: Names and values of the sheet "Run": settings and versions.
+        record: Where they come from: settings and versions.
     """
-    csv_path = book_path.with_suffix(".csv")
-    with replacing(csv_path) as csv_part, replacing(book_path) as book_part, open_book() as book:
+    paths = [book_path.with_suffix(ending) for ending in (".csv", book_path.suffix, ".json")]
+    with replacing_all(*paths) as (csv_part, book_part, json_part), open_book() as book:
         _write_rows(csv_part, book.create_sheet("Images"), rows)
         _fill_summary(book.create_sheet("Summary"), summary)
-        fill_run(book.create_sheet("Run"), run)
+        fill_run(book.create_sheet("Run"), flatten(record))
         save_book(book, book_part)
+        json_part.write_text(spell_json(record), encoding="utf-8")
 
 
 def _write_rows(csv_path: Path, sheet: Worksheet, rows: Iterable[CheckedImage]) -> None:

@@ -17,12 +17,12 @@ from recon.data.inspection import Facts, inspect_image, lost_image
 from recon.data.processes import map_isolated
 from recon.evaluation.image_check import CheckedImage, write_image_check
 from recon.evaluation.records import visible
-from recon.files import check_target, exclusive, write_json
+from recon.files import check_target, exclusive
 from recon.models.preparation import IntensityRange
 from recon.pipeline.foresight import spare_sidecars
 from recon.pipeline.images import LISTED, Datasets, open_folder, reading_of
 from recon.pipeline.models import edges, preparation_of
-from recon.provenance import describe_run, fingerprint, flatten
+from recon.provenance import describe_run, fingerprint
 from recon.settings import Settings, recorded
 from recon.training.meter import bar_hidden
 
@@ -90,8 +90,7 @@ def _check(settings: Settings, datasets: Datasets, read_image: Reader, book: Pat
     table = _table(sets, counts)
     _list(sets, findings)
     record = _record(settings, sets, time.perf_counter() - started)
-    write_image_check(book, _rows(sets, findings), table, flatten(record))
-    write_json(book.with_suffix(".json"), record)
+    write_image_check(book, _rows(sets, findings), table, record)
     logger.info("Workbook: %s\nCsv: %s", book, book.with_suffix(".csv"))
     return _judge(sets, counts, stop=settings.unreadable_images == "stop")
 
