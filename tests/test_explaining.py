@@ -39,6 +39,13 @@ def test_the_death_of_a_reading_process_is_told() -> None:
     assert "memory" not in said(error, "batch_size_test")
 
 
+def test_the_end_of_another_rank_is_told() -> None:
+    error = RuntimeError("[gloo/transport/tcp/pair.cc:547] Connection closed by peer [127.0.0.1]:5")
+    assert said(error, "batch_size_train").startswith(
+        "another process of this run has ended; its own"
+    )
+
+
 def test_shared_memory_that_runs_out_is_told() -> None:
     error = RuntimeError(
         "Caught RuntimeError in DataLoader worker process 0.\nunable to allocate shared "

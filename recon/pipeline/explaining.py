@@ -24,6 +24,7 @@ NO_GPU_MEMORY = (
 # What torch says of a reading process that is gone; any other error of one is told as it is.
 ENDS = ("is killed by signal", "exited unexpectedly")
 ENDED = ("Terminated", "Interrupt", "Hangup", "Alarm clock")  # signals that tell of no lack
+PEER_GONE = ("by peer", "NCCL communicator was aborted")  # of gloo and NCCL
 NO_SHARED_MEMORY = "unable to allocate shared memory"
 # What takes the memory of the host.
 LOWER = {
@@ -80,6 +81,8 @@ def _failure(settings: Settings, batch_size: BatchSize, said: str) -> str | None
         if any(sign in said for sign in ENDED):
             cause = "something else on this machine has ended it: start again"
         return f"a process that reads images has died ({first}); {cause}"
+    if any(sign in said for sign in PEER_GONE):
+        return "another process of this run has ended; its own output says why"
     if NO_SHARED_MEMORY in said:
         return (
             f"the machine's shared memory (/dev/shm) is too small for what the processes that "
