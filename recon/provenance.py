@@ -5,7 +5,7 @@ import hashlib
 import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timezone
 from functools import cache
 from importlib import metadata
@@ -27,6 +27,13 @@ PIECE, PIECES = 4096, 16
 CHUNK = 2**20  # bytes read at a time, of what is read whole
 MOST_MEMBERS = 200_000
 MEMBER = 8  # bytes
+
+# A record that is read may hold so much; one of this program holds some hundred values, and the
+# members of its images as one text.
+MOST_VALUES, MOST_LETTERS, DEEPEST, BITS = 100_000, 2**26, 50, 64
+PLAIN = {str, int, float, bool, type(None)}  # what JSON holds, besides what holds others
+HOLDERS = {dict, list, tuple}
+LONGEST = 80  # letters of a name in an error
 
 INITIAL = "initial weights"  # the part of a record's data that the weights to start from had
 
@@ -162,12 +169,13 @@ def _sample(path: str) -> int:
 
 
 def check_provenance(record: Mapping[str, Any]) -> None:
-    """Prove that the parts of a model's record that are read back are of their kinds.
+    """Prove that a model's record is plain, and what is read back of it of its kinds.
 
     Raises:
-        TypeError: If one is not.
-        ValueError: If members are no base 64.
+        TypeError: If a value is of another kind.
+        ValueError: If there are too many or too large ones, or members are no base 64.
     """
+    _check_plain(record)
     for name in ("settings", "network", "preparation", "data"):
         _check_mapping(record.get(name, {}), name)
     noise = record.get("settings", {}).get("noise_std", 0)
@@ -178,6 +186,48 @@ def check_provenance(record: Mapping[str, Any]) -> None:
         known = facts.get("members")
         if known is not None and len(base64.b64decode(known, validate=True)) % MEMBER:
             raise ValueError(f"data.{part}.members are cut short")
+
+
+def _check_plain(record: object) -> None:
+    """Prove that a record can be written as JSON, before anything looks at its values.
+
+    What is held twice counts twice, as it would be written: so this ends, whatever holds itself.
+    """
+    waiting, values, letters = [("the record", record, 0)], 1, 0
+    while waiting:
+        name, value, depth = waiting.pop()
+        if type(value) in PLAIN:
+            letters += _size(name, value)
+        elif type(value) in HOLDERS and depth <= DEEPEST:
+            values += len(value)  # type: ignore[arg-type]
+            if values <= MOST_VALUES:
+                waiting += [(of, part, depth + 1) for of, part in _parts(name, value)]
+        else:
+            kind = "nested too deeply" if depth > DEEPEST else type(value).__name__
+            raise TypeError(f"{name} is {kind}, expected what JSON can hold")
+        if values > MOST_VALUES or letters > MOST_LETTERS:
+            raise ValueError(
+                f"it holds more than {MOST_VALUES} values or {MOST_LETTERS} letters, at {name}"
+            )
+
+
+def _size(name: str, value: Any) -> int:
+    """The letters that a plain value adds to a record, about."""
+    if type(value) is int and value.bit_length() > BITS:
+        raise ValueError(f"{name} is a whole number of more than {BITS} bits")
+    return len(value) if type(value) is str else 0
+
+
+def _parts(name: str, value: Any) -> Iterator[tuple[str, object]]:
+    """Everything that a value holds, by where it is; names count as texts."""
+    if type(value) is not dict:
+        yield from ((name, part) for part in value)
+        return
+    for key, part in value.items():
+        if type(key) is not str:
+            raise TypeError(f"{name} has a name of {type(key).__name__}, expected text")
+        yield name, key
+        yield key[:LONGEST] if name == "the record" else f"{name}.{key}"[:LONGEST], part
 
 
 def _check_mapping(value: object, name: str) -> None:

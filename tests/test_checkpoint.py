@@ -2,6 +2,7 @@ import io
 import json
 import os
 import pickle
+import re
 import time
 import warnings
 import zipfile
@@ -73,6 +74,12 @@ def trained(
 
 def are_equal(one: Weights, other: Weights) -> bool:
     return one.keys() == other.keys() and all(torch.equal(one[name], other[name]) for name in one)
+
+
+def checkpoint(weights: Weights, record: Any) -> dict[str, Any]:
+    """What a run keeps, as far as an evaluation looks at it."""
+    others = {"epoch": 1, "optimizer_state_dict": {}, "run": {}}
+    return {"model_state_dict": weights, "provenance": record, **others}
 
 
 def refusal(path: Path, read: Callable[[Path], Any] = read_model_file) -> str:
@@ -537,8 +544,24 @@ SPOILT: list[dict[str, Any]] = [
 def test_a_checkpoint_whose_record_is_spoilt_is_refused(
     record: dict[str, Any], weights: Weights, tmp_path: Path
 ) -> None:
-    save_torch(tmp_path / "a.pth", {"model_state_dict": weights, "provenance": record})
+    save_torch(tmp_path / "a.pth", checkpoint(weights, record))
     assert "holds no record of a model" in refusal(tmp_path / "a.pth")
+
+
+@pytest.mark.parametrize("value", [torch.ones(2), 10**400, (1, {2})], ids=["tensor", "int", "set"])
+@pytest.mark.parametrize("read", [read_model_file, read_checkpoint])
+def test_a_checkpoint_whose_record_is_no_plain_data_is_refused(
+    read: Callable[[Path], Any], value: Any, weights: Weights, tmp_path: Path
+) -> None:
+    record = {"objective": value, "settings": {"seed": value}}
+    save_torch(tmp_path / "a.pth", checkpoint(weights, record))
+    assert re.search("settings.seed is (Tensor|set|a whole)", refusal(tmp_path / "a.pth", read))
+
+
+def test_a_record_of_another_program_may_hold_anything(weights: Weights, tmp_path: Path) -> None:
+    record = {"settings": 3, "network": {"name": "unet"}, "when": torch.ones(2)}
+    save_torch(tmp_path / "a.pth", {"state_dict": weights, "epoch": 3, "provenance": record})
+    assert read_model_file(tmp_path / "a.pth").provenance == {}
 
 
 def test_a_checkpoint_of_this_program_with_another_record_is_refused(

@@ -10,11 +10,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from recon import provenance
 from recon.provenance import (
     Sampled,
     among,
+    check_provenance,
     copied,
     describe_run,
     fingerprint,
@@ -254,3 +256,47 @@ def test_a_dated_fingerprint_changes_with_contents_and_rights(tmp_path: Path) ->
     second = dated()
     path.chmod(0o600)
     assert len({first, second, dated()}) == 3
+
+
+# Records that are read
+
+
+def within_itself() -> list[Any]:
+    held: list[Any] = []
+    held.append(held)
+    return held
+
+
+def held_twice(times: int) -> list[Any]:
+    held: list[Any] = ["x"]
+    for _ in range(times):
+        held = [held, held]
+    return held
+
+
+def nested(times: int) -> list[Any]:
+    held: list[Any] = []
+    for _ in range(times):
+        held = [held]
+    return held
+
+
+@pytest.mark.parametrize(
+    "value",
+    [
+        torch.ones(2), {1}, b"x", torch.float32, torch.device("cpu"), 1j, {1: 2}, {(1, 2): 3},
+        {None: 1}, torch.Size([1]), 10**400, -(2**70), within_itself(), held_twice(40),
+        nested(1000), ["x" * 2**20] * 100,
+    ],
+    ids=lambda value: type(value).__name__,
+)  # fmt: skip
+@pytest.mark.parametrize("place", ["settings", "a"])
+def test_a_record_that_json_cannot_hold_is_refused_at_once(place: str, value: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        check_provenance({place: {"b": value}})
+    assert len(str(caught.value)) < 200
+
+
+def test_a_record_of_plain_values_passes() -> None:
+    held = [1, -(2**63), 0.5, float("inf"), True, None, "x" * 3_000_000, (1, [2, {"a": {}}])]
+    check_provenance({"settings": {"seed": 3}, "a": held, "b": held_twice(10), "c": nested(40)})

@@ -127,20 +127,24 @@ def _read_model_file(path: Path) -> ModelFile:
 
 
 def _own_record(content: Mapping[str, Any], path: Path) -> dict[str, Any]:
-    """What a checkpoint of this program says of itself, nothing for one of another."""
+    """What a checkpoint of this program says of itself, nothing for one of another.
+
+    A file without the keys of this program, such as a checkpoint without its optimiser, may be of
+    either: there, a record is one of this program if it could be.
+    """
     record = content.get("provenance")
     try:
-        if isinstance(record, Mapping):
-            check_provenance(record)
-            return dict(record)
-        if content.keys() >= STATE:
+        if not isinstance(record, Mapping):
             raise TypeError(f"provenance is {type(record).__name__}, expected names and values")
+        check_provenance(record)
     except (TypeError, ValueError) as error:
+        if not content.keys() >= STATE:
+            return {}
         reason = " ".join(str(error).split())
         raise UserError(
             f"{path} holds no record of a model ({reason}); mend or remove it"
         ) from None
-    return {}
+    return dict(record)
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
