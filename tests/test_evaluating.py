@@ -130,3 +130,18 @@ def test_a_reading_process_that_is_killed_ends_the_evaluation_in_one_line(
     with pytest.raises(UserError, match="a process that reads images has died") as caught:
         evaluate(Dying, num_workers=1)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("culprit", ["evaluating.spell_json", "evaluating.flatten"])
+def test_a_record_that_cannot_be_written_leaves_the_old_results(
+    culprit: str, evaluate: Callable[..., Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    evaluate()
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*metrics*")}
+    monkeypatch.setattr(f"recon.pipeline.{culprit}", fail)
+    with pytest.raises(OSError, match="No space"):
+        evaluate()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*metrics*")} == before

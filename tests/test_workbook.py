@@ -262,6 +262,17 @@ def test_a_full_disk_at_the_end_leaves_no_partial_file(
     assert_untouched(tmp_path)
 
 
+def test_a_file_beside_that_cannot_be_written_leaves_the_others_as_they_were(
+    tmp_path: Path,
+) -> None:
+    paths = old_files(tmp_path)
+    (tmp_path / "metrics.json.partial").mkdir()
+    with pytest.raises(OSError, match="metrics"), RecordWriter(*paths) as writer:
+        writer.finish(Summary([], 0, [], []), {}, (tmp_path / "metrics.json", "{}"))
+    (tmp_path / "metrics.json.partial").rmdir()
+    assert_untouched(tmp_path)
+
+
 def test_a_full_disk_under_a_sheet_is_told_as_it_is(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

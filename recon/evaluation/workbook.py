@@ -37,7 +37,7 @@ from recon.files import partial_name, publish, synchronise
 
 
 class RecordWriter:
-    """Streams records to a csv; ``finish`` adds the workbook and gives both their names.
+    """Streams records to a csv; ``finish`` adds the workbook and gives all their names.
 
     Until then the files bear the suffix ``.partial``. Leaving the ``with`` block by an exception,
     or without ``finish``, removes them and leaves files of an earlier run untouched.
@@ -51,7 +51,7 @@ class RecordWriter:
     """
 
     def __init__(self, csv_path: Path, xlsx_path: Path, columns: Sequence[str] = COLUMNS) -> None:
-        self._paths, self._columns = (csv_path, xlsx_path), columns
+        self._paths, self._columns = [csv_path, xlsx_path], columns
         for path in self._paths:
             path.parent.mkdir(parents=True, exist_ok=True)
         self._file = partial_name(csv_path).open("w", newline="", encoding="utf-8")
@@ -74,15 +74,21 @@ class RecordWriter:
         self._writer.writerows(_fields(record, self._columns) for record in records)
         self._file.flush()
 
-    def finish(self, summary: Summary, run: Mapping[str, str]) -> None:
-        """Write the workbook and publish both files.
+    def finish(
+        self, summary: Summary, run: Mapping[str, str], beside: tuple[Path, str] | None = None
+    ) -> None:
+        """Write the workbook and publish all files.
 
         Args:
             summary: What the sheet "Summary" shows.
             run: Names and values of the sheet "Run": settings, weights, versions.
+            beside: A further file that belongs to them, and its text.
         """
         csv_path, xlsx_path = self._paths
         self._file.close()
+        if beside is not None:
+            self._paths.append(beside[0])
+            partial_name(beside[0]).write_text(beside[1], encoding="utf-8")
         write_workbook(partial_name(csv_path), partial_name(xlsx_path), summary, run)
         for path in self._paths:
             synchronise(partial_name(path))

@@ -12,7 +12,7 @@ from recon.evaluation.pictures import PictureWriter, Selection, count_others, pi
 from recon.evaluation.records import COLUMNS, NOISY, visible
 from recon.evaluation.summary import Summary, Tally
 from recon.evaluation.workbook import RecordWriter
-from recon.files import check_target, check_writable, exclusive, write_json
+from recon.files import check_target, check_writable, exclusive, spell_json
 from recon.models.registry import Builder
 from recon.pipeline.compression import CodeCount
 from recon.pipeline.denoising import check_noise, corruption, noise_files, noise_of, sweep_noise
@@ -187,8 +187,8 @@ def _write_results(task: Task) -> tuple[Summary, list[str], dict[str, Any]]:
         if writer is not None:
             record = _run_record(task, summary, unreadable)
             record["seconds"] = round(time.perf_counter() - started, 1)
-            writer.finish(summary, flatten(record))
-            write_json(task.book.with_suffix(".json"), record)
+            beside = task.book.with_suffix(".json"), spell_json(record)
+            writer.finish(summary, flatten(record), beside)
     return summary, unreadable, record
 
 
