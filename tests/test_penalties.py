@@ -9,8 +9,9 @@ import torch
 from torch import Tensor, nn
 
 from recon.models.output import Output
-from recon.training.keeper import Keeper, restore
+from recon.training.keeper import Keeper
 from recon.training.logs import read_log, write_log
+from recon.training.restoring import restore
 from recon.training.trainer import Trainer
 
 MakeTrainer = Callable[..., Trainer]

@@ -28,9 +28,10 @@ from recon.provenance import INITIAL, describe_run, without_members
 from recon.ranks import join_ranks
 from recon.settings import Settings, recorded
 from recon.training.checkpoint import sidecar
-from recon.training.keeper import Keeper, restore
+from recon.training.keeper import Keeper
 from recon.training.logs import EpochRow, as_columns
 from recon.training.panels import panel_of
+from recon.training.restoring import restore
 from recon.training.resume import find_checkpoint, refuse_changes
 from recon.training.runtime import Runtime, start_runtime
 from recon.training.tracking import EpochTracking, open_trackers, run_name

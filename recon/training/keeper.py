@@ -2,23 +2,19 @@
 
 import json
 import logging
-import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import Any
 
 import torch
-from pydantic import Field, TypeAdapter, ValidationError
-from torch import Tensor, nn
+from torch import nn
 
-from recon.errors import UserError
 from recon.files import partial_name, publish, write_json
 from recon.training.checkpoint import (
     Weights,
     hash_weights,
-    load_strictly,
     read_model_file,
     save_final,
     save_torch,
@@ -27,21 +23,12 @@ from recon.training.checkpoint import (
 from recon.training.logs import EpochRow, as_columns, write_log
 from recon.training.resume import LAST, epoch_name, kept_checkpoints
 from recon.training.runtime import unwrap
-from recon.training.state import RunState, get_random_state, set_random_state
-from recon.training.sums import Sums
+from recon.training.state import RunState, get_random_state
 from recon.training.trainer import Trainer
 
-__all__ = ["Keeper", "restore"]
+__all__ = ["Keeper"]
 
 logger = logging.getLogger("recon")
-
-# What comes of a checkpoint that holds other things than a run leaves.
-MALFORMED = (
-    LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError
-)  # fmt: skip
-OPTIONS = {"lr", "betas", "eps", "weight_decay"}
-APART = {"params", "lr", "fused", "foreach", "capturable"}  # how it computes, not what
-Count = Annotated[int, Field(strict=True, ge=0)]
 
 
 @dataclass
@@ -156,85 +143,6 @@ class Keeper:
                 "average": _average_record(trainer),
             },
         }
-
-
-def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None:
-    """Put a trainer where the checkpoint's run stood.
-
-    Raises:
-        UserError: If the checkpoint holds another network, or not what belongs to a run.
-    """
-    try:
-        _restore(trainer, checkpoint, path)
-    except MALFORMED as error:
-        raise UserError(
-            f"{path} cannot be resumed: another version of this program wrote it ({error!r}); "
-            f"start from its weights with initial_weights"
-        ) from None
-
-
-def _restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None:
-    weights, average = checkpoint["model_state_dict"], checkpoint["run"]["average"]
-    if (trainer.average is None) != (average is None):
-        raise ValueError("the average of the weights is of one side only")
-    if trainer.average is not None and average is not None:
-        load_strictly(trainer.average.module, weights, path)
-        _check_kind("updates", Count, average["updates"])
-        trainer.average.updates = average["updates"]
-        weights = average["last_step"]
-    load_strictly(unwrap(trainer.model), weights, path)
-    _check_options(trainer.optimizer, checkpoint["optimizer_state_dict"])
-    trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-    _check_moments(trainer.optimizer)
-    if checkpoint["run"]["scaler"]:  # Nothing, where the precision of that device needed none.
-        trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
-    trainer.state = _checked_state(checkpoint["run"]["state"])
-    if not trainer.ranks.first:  # The first rank goes on with the sums of all.
-        trainer.state.sums = Sums()
-    set_random_state(checkpoint["run"]["random"])
-
-
-def _checked_state(record: dict[str, Any]) -> RunState:
-    """Read a run's state, whose values must be of their kinds and agree with each other."""
-    state = RunState.from_record(record)
-    for part in (state, state.sums):
-        for name, kind in get_type_hints(type(part)).items():
-            _check_kind(name, kind, getattr(part, name))
-    counts = [state.epoch, state.step, state.best_epoch, state.sums.images, *state.sums.codes]
-    if min(counts) < 0 or state.best_epoch > state.epoch or math.isnan(state.best_loss):
-        raise ValueError("epochs, steps and images must be at least 0, and the best loss a number")
-    if [row.epoch for row in state.history] != list(range(1, state.epoch + 1)):
-        raise ValueError(f"history must hold epochs 1 to {state.epoch}")
-    return state
-
-
-def _check_kind(name: str, kind: Any, value: object) -> None:
-    try:
-        TypeAdapter(kind).validate_python(value, strict=True)
-    except ValidationError as error:
-        raise ValueError(f"{name}: {error.errors()[0]['msg']}") from None
-
-
-def _check_options(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -> None:
-    """Prove that the options of an optimiser are those of its own, but for the learning rate.
-
-    Releases of torch know other ones; those that decide a step must be there.
-    """
-    for own, others in zip(optimizer.param_groups, saved["param_groups"], strict=True):
-        for name in (own.keys() & others.keys() | OPTIONS) - APART:
-            if not (type(others[name]) is type(own[name]) and others[name] == own[name]):
-                raise ValueError(f"{name} of the optimiser is {others[name]!r}, not {own[name]!r}")
-        if not (isinstance(others["lr"], float) and 0 <= others["lr"] < math.inf):
-            raise ValueError(f"lr of the optimiser is {others['lr']!r}")
-
-
-def _check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Prove that what an optimiser keeps of each weight is of the weight's shape."""
-    for weight, moments in optimizer.state.items():
-        for name, value in moments.items():
-            shape = () if name == "step" else tuple(weight.shape)
-            if value is not None and not (isinstance(value, Tensor) and value.shape == shape):
-                raise ValueError(f"{name} of the optimiser must be a tensor of shape {shape}")
 
 
 def _final_weights(trainer: Trainer) -> Weights:
