@@ -793,6 +793,19 @@ MALFORMED = [
     _with(True, "optimizer_state_dict", "param_groups", 0, "maximize"),
     _with(float("inf"), "optimizer_state_dict", "param_groups", 0, "lr"),
     lambda content: content["optimizer_state_dict"]["param_groups"][0].pop("betas"),
+    _with(10**10, *STATE, "epoch"), _with(10**400, *STATE, "sums", "images"),
+    _with([2**70], *STATE, "sums", "codes"), _with(float("nan"), *STATE, "sums", "loss"),
+    _with(float("inf"), *STATE, "sums", "penalty"), _with(1.0, *STATE, "sums", "loss"),
+    _with(3, *STATE, "sums", "images"), _with(10**6, *STATE, "step"),
+    _with(-1.0, *STATE, "seconds"), _with(float("inf"), *STATE, "seconds"),
+    _with(float("nan"), *STATE, "seconds"), _with(-float("inf"), *STATE, "best_loss"),
+    _with(0.001, *STATE, "best_loss"), _with(0, *STATE, "best_epoch"),
+    _with(10**400, *STATE, "best_loss"), _with(float("nan"), *STATE, "history", 0, 1),
+    _with(float("nan"), *STATE, "history", 0, 2), _with(float("inf"), *STATE, "history", 0, 2),
+    _with(-float("inf"), *STATE, "history", 0, 3), _with(10**400, *STATE, "history", 0, 4),
+    _with(-0.1, *STATE, "history", 0, 5), _with(float("nan"), *STATE, "history", 0, 6),
+    _with({"KL": float("nan")}, *STATE, "history", 0, 8),
+    _with(2**60, "run", "average", "updates"),
     _with([2**70] * 624, "run", "random", "numpy", 1), _with({}, "provenance", "settings"),
 ]  # fmt: skip
 
@@ -809,6 +822,19 @@ def test_a_checkpoint_whose_state_is_malformed_is_refused_in_one_line(
         with pytest.raises(UserError, match=r"changed\.pth cannot be resumed: .+") as caught:
             train(**places(tmp_path, "run"), **FULL, resume=str(tmp_path / "changed.pth"))
         assert "\n" not in str(caught.value), number
+
+
+def test_a_run_whose_images_so_far_were_unreadable_goes_on(
+    train: Train, images: Path, tmp_path: Path
+) -> None:
+    assert images.is_dir()
+    train(**places(tmp_path, "run"), **FULL, num_epochs=1)
+    path = tmp_path / "run" / LAST
+    content = torch.load(path, weights_only=True)
+    content["run"]["state"]["step"] = 1  # of which no image is in the sums
+    content["run"]["state"]["history"][0][3] = float("inf")  # as where images are the same
+    torch.save(content, path)
+    train(**places(tmp_path, "run"), **FULL, num_epochs=2, resume="auto")
 
 
 def test_a_run_that_has_nothing_left_to_do_says_so(

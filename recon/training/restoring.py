@@ -1,6 +1,7 @@
 """Puts a trainer where the run of a checkpoint stood, if the checkpoint holds what a run leaves."""
 
 import math
+import sys
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, get_type_hints
@@ -25,6 +26,7 @@ MALFORMED = (
 OPTIONS = {"lr", "betas", "eps", "weight_decay"}
 APART = {"params", "lr", "fused", "foreach", "capturable"}  # how it computes, not what
 Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]  # beyond, floats leave some out
+BOUND = sys.float_info.max
 
 
 def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None:
@@ -57,24 +59,72 @@ def _restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> Non
     _check_moments(trainer.optimizer)
     if checkpoint["run"]["scaler"]:  # Nothing, where the precision of that device needed none.
         trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
-    trainer.state = _checked_state(checkpoint["run"]["state"])
+    trainer.state = _checked_state(checkpoint["run"]["state"], trainer.train.batches.batches)
     if not trainer.ranks.first:  # The first rank goes on with the sums of all.
         trainer.state.sums = Sums()
     set_random_state(checkpoint["run"]["random"])
 
 
-def _checked_state(record: dict[str, Any]) -> RunState:
-    """Read a run's state, whose values must be of their kinds and agree with each other."""
+def _checked_state(record: dict[str, Any], steps: int) -> RunState:
+    """Read a run's state, whose values must be of their kinds and agree with each other.
+
+    Args:
+        record: Of the checkpoint.
+        steps: Of an epoch.
+    """
     state = RunState.from_record(record)
     for part in (state, state.sums):
         for name, kind in get_type_hints(type(part)).items():
             _check_kind(name, kind, getattr(part, name))
-    counts = [state.epoch, state.step, state.best_epoch, state.sums.images, *state.sums.codes]
-    if min(counts) < 0 or state.best_epoch > state.epoch or math.isnan(state.best_loss):
-        raise ValueError("epochs, steps and images must be at least 0, and the best loss a number")
-    if [row.epoch for row in state.history] != list(range(1, state.epoch + 1)):
-        raise ValueError(f"history must hold epochs 1 to {state.epoch}")
+    for count in (state.epoch, state.step, state.best_epoch, state.sums.images, *state.sums.codes):
+        _check_kind("epochs, steps, images and codes", Count, count)
+    _check_history(state)
+    if state.best_epoch > state.epoch or state.best_loss != _best_loss(state):
+        raise ValueError("best_loss must be that of best_epoch in history")
+    _check_numbers("seconds", state.seconds)
+    if state.step > steps:
+        raise ValueError(f"step must be at most {steps}, got {state.step}")
+    _check_sums(state)
     return state
+
+
+def _check_history(state: RunState) -> None:
+    # By its length first: no list is made of the epochs that a spoilt number asks for.
+    if len(state.history) != state.epoch or any(
+        row.epoch != number for number, row in enumerate(state.history, start=1)
+    ):
+        raise ValueError(f"history must hold epochs 1 to {state.epoch}")
+    for row in state.history:
+        _check_numbers("loss and figures in history", row.loss, *row.further.values(), least=-BOUND)
+        _check_numbers("rates and times in history", *row[5:8])
+        validated = row[2:5]  # of which PSNR is infinite where images are the same
+        if not all(map(math.isnan, validated)):
+            psnr = min(row.validation_psnr, BOUND)
+            _check_numbers("validation in history", validated[0], psnr, validated[2], least=-BOUND)
+    if len({tuple(row.further) for row in state.history}) > 1:
+        raise ValueError("history must hold the same figures for every epoch")
+
+
+def _best_loss(state: RunState) -> float:
+    """The loss that the best epoch of a run was judged by."""
+    if state.best_epoch == 0:
+        return math.inf
+    row = state.history[state.best_epoch - 1]
+    return row.loss if math.isnan(row.validation_loss) else row.validation_loss
+
+
+def _check_sums(state: RunState) -> None:
+    """Prove that there are sums only where there are images; none of these may be readable yet."""
+    sums = state.sums
+    _check_numbers("sums", sums.loss, sums.objective, sums.penalty, least=-BOUND)
+    if state.step == 0 < sums.images or (sums.images == 0 and sums != Sums(codes=sums.codes)):
+        raise ValueError("sums must be those of the images of the epoch under way")
+
+
+def _check_numbers(name: str, *values: float, least: float = 0) -> None:
+    for value in values:
+        if not least <= value <= BOUND:  # So not where it is no number, either.
+            raise ValueError(f"{name} must be finite and at least {least}, got {value}")
 
 
 def _check_kind(name: str, kind: Any, value: object) -> None:
