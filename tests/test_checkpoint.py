@@ -6,6 +6,7 @@ import re
 import time
 import warnings
 import zipfile
+from collections import OrderedDict
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -226,6 +227,38 @@ def test_tensors_without_plain_values_are_refused(
     }[kind]()
     torch.save(weights | {name: odd}, tmp_path / "a.pth")
     refusal(tmp_path / "a.pth")
+
+
+ODD: dict[str, Callable[[], Any]] = {
+    "nested": lambda: torch.nested.nested_tensor([torch.ones(2), torch.ones(3)]),
+    "negative": lambda: torch._neg_view(torch.ones(2)),
+    "conjugate": lambda: torch.ones(2, dtype=torch.complex64).conj(),
+    **{
+        name: lambda name=name: torch.zeros(8, dtype=torch.uint8).view(getattr(torch, name))
+        for name in ("float4_e2m1fn_x2", "bits8", "bits16", "bits1x8", "float8_e8m0fnu", "uint16")
+        if hasattr(torch, name)  # Releases of torch know other ones.
+    },
+}
+
+
+@pytest.mark.filterwarnings("ignore:The PyTorch API of nested tensors:UserWarning")
+@pytest.mark.parametrize("kind", ODD)
+def test_tensors_of_odd_kinds_are_refused(kind: str, tmp_path: Path) -> None:
+    save_final(tmp_path / "a.pth", {"w": torch.ones(1)}, {})
+    torch.save({"w": ODD[kind]()}, tmp_path / "a.pth")
+    assert "w is no plain tensor" in refusal(tmp_path / "a.pth")
+
+
+def test_attributes_of_weights_and_of_their_dict_are_left_out(tmp_path: Path) -> None:
+    odd = torch.ones(2)
+    content: OrderedDict[str, Any] = OrderedDict()
+    odd.detach = odd.cpu = odd.contiguous = 5  # type: ignore[assignment,method-assign]
+    content["w"] = odd
+    content.keys = content.get = 5  # type: ignore[assignment,method-assign]
+    for inside in (content, {"model_state_dict": content}):
+        torch.save(inside, tmp_path / "a.pth")
+        weights = read_model_file(tmp_path / "a.pth").weights
+        assert hash_weights(weights) == hash_weights({"w": torch.ones(2)})
 
 
 @pytest.mark.parametrize("dtype", [torch.int64, torch.bool, torch.complex64])

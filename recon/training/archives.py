@@ -2,7 +2,6 @@
 
 import warnings
 import zipfile
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +9,7 @@ import torch
 
 from recon.errors import UserError
 
-__all__ = ["read_archive"]
+__all__ = ["bare_dict", "read_archive"]
 
 DIRECTORY = 0x10  # in the attributes of an entry of a zip archive
 
@@ -31,9 +30,14 @@ def read_archive(path: Path) -> dict[str, Any]:
     except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise UserError(f"{path} is no readable PyTorch file ({reason})") from None
-    if not isinstance(content, Mapping):
+    if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, expected a dict of weights")
-    return dict(content)
+    return bare_dict(content)
+
+
+def bare_dict(content: dict[Any, Any]) -> dict[Any, Any]:
+    """A plain dict of what one holds, without attributes, which a file may give it by any name."""
+    return dict(dict.items(content))
 
 
 def _check_archive(path: Path) -> None:

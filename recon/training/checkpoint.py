@@ -20,12 +20,14 @@ from torch import Tensor, nn
 from recon.errors import UserError
 from recon.files import replacing, replacing_all, spell_json
 from recon.provenance import check_provenance
-from recon.training.archives import read_archive
+from recon.training.archives import bare_dict, read_archive
+from recon.training.tensors import plain_tensor
 
 __all__ = [
     "ModelFile",
     "Weights",
     "check_shapes",
+    "check_weights",
     "hash_weights",
     "load_strictly",
     "read_checkpoint",
@@ -118,11 +120,14 @@ def read_model_file(path: Path) -> ModelFile:
 def _read_model_file(path: Path) -> ModelFile:
     content = read_archive(path)
     for name in NESTED:
-        if isinstance(content.get(name), Mapping):
-            weights, record = _check_weights(content[name], path), _own_record(content, path)
+        if isinstance(content.get(name), dict):
+            weights, record = (
+                check_weights(bare_dict(content[name]), path),
+                _own_record(content, path),
+            )
             _check_hash(weights, record, path)
             return ModelFile(weights, record)
-    weights = _check_weights(content, path)
+    weights = check_weights(content, path)
     return ModelFile(weights, _read_sidecar(path, weights))
 
 
@@ -161,16 +166,16 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
             f"{', '.join(sorted(missing))}; give a Model_AE_*.pth of this program"
         )
     parts = STATE - {"epoch"}
-    strange = sorted(name for name in parts if not isinstance(content[name], Mapping))
+    strange = sorted(name for name in parts if not isinstance(content[name], dict))
     if strange:
         raise UserError(f"{path} cannot be resumed: {strange[0]} holds no names and values")
-    weights = _check_weights(content["model_state_dict"], path)
+    weights = check_weights(bare_dict(content["model_state_dict"]), path)
     try:
         check_provenance(content["provenance"])
     except (TypeError, ValueError) as error:
         raise UserError(f"{path} cannot be resumed: {error}") from None
     _check_hash(weights, content["provenance"], path)
-    return content
+    return content | {"model_state_dict": weights}
 
 
 def _check_hash(weights: Weights, record: Mapping[str, Any], path: Path) -> None:
@@ -217,7 +222,12 @@ def _kind(tensor: Tensor) -> tuple[bool, bool, bool]:
     return tensor.is_floating_point(), tensor.is_complex(), tensor.dtype is torch.bool
 
 
-def _check_weights(content: Mapping[str, Any], path: Path) -> Weights:
+def check_weights(content: Mapping[str, Any], path: Path) -> Weights:
+    """The weights of a plain network, by their names in it, with nothing but their values.
+
+    Raises:
+        UserError: If there is anything else among them.
+    """
     weights = {_bare(name): value for name, value in content.items()}
     if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
         raise UserError(f"{path} holds {_names(content)}, expected the weights of a network")
@@ -226,10 +236,12 @@ def _check_weights(content: Mapping[str, Any], path: Path) -> Weights:
         twice = next(n for n in content if count[_bare(n)] > 1 and n != _bare(n))
         raise UserError(f"{path} holds {_bare(twice)} twice, the second time as {twice}")
     for name, value in weights.items():
-        if value.layout is not torch.strided or value.is_quantized or value.device.type != "cpu":
+        plain = plain_tensor(value)
+        if plain is None:
             raise UserError(f"{path} is not usable: {name} is no plain tensor with values")
-        if value.nbytes > value.untyped_storage().nbytes():
+        if plain.nbytes > plain.untyped_storage().nbytes():
             raise UserError(f"{path} is not usable: {name} holds fewer values than its shape has")
+        weights[name] = plain
     return weights
 
 

@@ -11,7 +11,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
 from recon.errors import UserError
-from recon.training.checkpoint import load_strictly
+from recon.training.archives import bare_dict
+from recon.training.checkpoint import check_weights, load_strictly
 from recon.training.runtime import unwrap
 from recon.training.state import RunState, set_random_state
 from recon.training.sums import Sums
@@ -52,7 +53,7 @@ def _restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> Non
         load_strictly(trainer.average.module, weights, path)
         _check_kind("updates", Count, average["updates"])
         trainer.average.updates = average["updates"]
-        weights = average["last_step"]
+        weights = check_weights(bare_dict(average["last_step"]), path)
     load_strictly(unwrap(trainer.model), weights, path)
     _check_options(trainer.optimizer, checkpoint["optimizer_state_dict"])
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
