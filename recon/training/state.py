@@ -13,6 +13,8 @@ from recon.training.sums import Sums
 
 __all__ = ["RunState", "get_random_state", "set_random_state"]
 
+KEYS = 624  # numbers of the state of a Mersenne Twister
+
 
 @dataclass
 class RunState:
@@ -55,9 +57,15 @@ def get_random_state() -> dict[str, Any]:
 
 
 def set_random_state(state: dict[str, Any]) -> None:
-    """Put back what `get_random_state` gave."""
+    """Put back what `get_random_state` gave.
+
+    Raises:
+        ValueError: If the place in NumPy's numbers is none, which NumPy itself does not ask.
+    """
     random.setstate(state["python"])
     name, keys, *rest = state["numpy"]
+    if not (type(rest[0]) is int and 0 <= rest[0] <= KEYS == len(keys)):
+        raise ValueError(f"NumPy's random state must hold {KEYS} numbers and a place among them")
     np.random.set_state((name, np.array(keys, dtype=np.uint32), *rest))  # noqa: NPY002
     torch.set_rng_state(state["torch"])
     if len(state["cuda"]) == torch.cuda.device_count():
