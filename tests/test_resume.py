@@ -806,6 +806,8 @@ MALFORMED = [
     _with(-0.1, *STATE, "history", 0, 5), _with(float("nan"), *STATE, "history", 0, 6),
     _with({"KL": float("nan")}, *STATE, "history", 0, 8),
     _with(2**60, "run", "average", "updates"),
+    _with(10**9, "run", "random", "numpy", 2), _with(-7, "run", "random", "numpy", 2),
+    _with([1] * 623, "run", "random", "numpy", 1), _with(True, "run", "random", "numpy", 2),
     _with([2**70] * 624, "run", "random", "numpy", 1), _with({}, "provenance", "settings"),
 ]  # fmt: skip
 
@@ -822,6 +824,67 @@ def test_a_checkpoint_whose_state_is_malformed_is_refused_in_one_line(
         with pytest.raises(UserError, match=r"changed\.pth cannot be resumed: .+") as caught:
             train(**places(tmp_path, "run"), **FULL, resume=str(tmp_path / "changed.pth"))
         assert "\n" not in str(caught.value), number
+
+
+def _moment(name: str, of: Callable[[Tensor], Any]) -> Callable[[dict[str, Any]], None]:
+    """Change what the optimiser keeps of the first weight that has such a value."""
+
+    def change(content: dict[str, Any]) -> None:
+        states = content["optimizer_state_dict"]["state"].values()
+        state = next(state for state in states if name in state)
+        state[name] = of(state[name])
+
+    return change
+
+
+def _dropped(content: dict[str, Any]) -> None:
+    state = content["optimizer_state_dict"]["state"][0]
+    del state[next(iter(state))]
+
+
+MOMENTS = [
+    *(
+        _moment(name, of)
+        for name in ("exp_avg", "exp_avg_sq", "momentum")
+        for of in (
+            lambda _: None, lambda t: t.sum().expand(t.shape), lambda t: t.to_sparse(),
+            lambda t: t * float("nan"), lambda t: t + float("inf"), lambda t: t.bool(),
+            lambda t: t.to(torch.complex64), lambda t: t.int(), lambda t: t.double(),
+            lambda t: t[:0], lambda t: torch._neg_view(t),
+        )
+    ),
+    *(
+        _moment("step", lambda _, value=value: torch.tensor(value))
+        for value in (float("nan"), float("inf"), -1.0, 0.0, 1)
+    ),
+    _moment("exp_avg_sq", lambda t: t - 1), _moment("exp_avg", lambda t: t[None]), _dropped,
+    _with({}, "optimizer_state_dict", "state"), _with([], "optimizer_state_dict", "state"),
+    _with({}, "optimizer_state_dict", "state", 99),
+    _with([0], "optimizer_state_dict", "param_groups", 0, "params"),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "adamw", "muon"])
+def test_a_checkpoint_whose_optimiser_is_malformed_is_refused_and_nothing_is_written(
+    optimizer: str, train: Train, images: Path, tmp_path: Path
+) -> None:
+    assert images.is_dir()
+    options = {**FULL, "optimizer": optimizer, "num_epochs": 1}
+    train(**places(tmp_path, "run"), **options)
+    saved = tmp_path / "run" / LAST
+    before = saved.read_bytes()
+    for number, change in enumerate(MOMENTS):
+        content = torch.load(saved, weights_only=True)
+        try:
+            change(content)
+        except StopIteration:
+            continue  # It is of another optimiser.
+        torch.save(content, tmp_path / "changed.pth")
+        options["resume"] = str(tmp_path / "changed.pth")
+        with pytest.raises(UserError, match=r"changed\.pth cannot be resumed: .+") as caught:
+            train(**places(tmp_path, "run"), **options)
+        assert "\n" not in str(caught.value), number
+        assert saved.read_bytes() == before
 
 
 def test_a_run_whose_images_so_far_were_unreadable_goes_on(

@@ -11,6 +11,8 @@ from recon.errors import UserError
 
 __all__ = ["bare_dict", "read_archive"]
 
+# What torch warns of that the checks of this program refuse, or that is no fault.
+NOTHING_NEW = ("Detected pickle protocol", "Validating sparse tensor")
 DIRECTORY = 0x10  # in the attributes of an entry of a zip archive
 
 
@@ -25,7 +27,8 @@ def read_archive(path: Path) -> dict[str, Any]:
     try:
         _check_archive(path)
         with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Detected pickle protocol", UserWarning)
+            for message in NOTHING_NEW:
+                warnings.filterwarnings("ignore", message, UserWarning)
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__

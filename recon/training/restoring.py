@@ -16,6 +16,7 @@ from recon.training.checkpoint import check_weights, load_strictly
 from recon.training.runtime import unwrap
 from recon.training.state import RunState, set_random_state
 from recon.training.sums import Sums
+from recon.training.tensors import plain_tensor
 from recon.training.trainer import Trainer
 
 __all__ = ["restore"]
@@ -26,6 +27,9 @@ MALFORMED = (
 )  # fmt: skip
 OPTIONS = {"lr", "betas", "eps", "weight_decay"}
 APART = {"params", "lr", "fused", "foreach", "capturable"}  # how it computes, not what
+# What optimisers keep of a weight besides the number of steps, and the least value it can have.
+ADAM = {"exp_avg": -math.inf, "exp_avg_sq": 0.0}
+MATRIX = {"momentum": -math.inf}  # Muon, of a matrix
 Count = Annotated[int, Field(strict=True, ge=0, le=2**53)]  # beyond, floats leave some out
 BOUND = sys.float_info.max
 
@@ -56,8 +60,8 @@ def _restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> Non
         weights = check_weights(bare_dict(average["last_step"]), path)
     load_strictly(unwrap(trainer.model), weights, path)
     _check_options(trainer.optimizer, checkpoint["optimizer_state_dict"])
+    _check_moments(trainer, checkpoint)
     trainer.optimizer.load_state_dict(checkpoint["optimizer_state_dict"])
-    _check_moments(trainer.optimizer)
     if checkpoint["run"]["scaler"]:  # Nothing, where the precision of that device needed none.
         trainer.scaler.load_state_dict(checkpoint["run"]["scaler"])
     trainer.state = _checked_state(checkpoint["run"]["state"], trainer.train.batches.batches)
@@ -148,10 +152,39 @@ def _check_options(optimizer: torch.optim.Optimizer, saved: Mapping[str, Any]) -
             raise ValueError(f"lr of the optimiser is {others['lr']!r}")
 
 
-def _check_moments(optimizer: torch.optim.Optimizer) -> None:
-    """Prove that what an optimiser keeps of each weight is of the weight's shape."""
-    for weight, moments in optimizer.state.items():
-        for name, value in moments.items():
-            shape = () if name == "step" else tuple(weight.shape)
-            if value is not None and not (isinstance(value, Tensor) and value.shape == shape):
-                raise ValueError(f"{name} of the optimiser must be a tensor of shape {shape}")
+def _check_moments(trainer: Trainer, content: Mapping[str, Any]) -> None:
+    """Prove that an optimiser's state is of the kind that its own steps leave.
+
+    A weight that the network does not use has no gradient, and so no state. Where a scaler of
+    gradients was at work, it may have left out every step so far.
+    """
+    saved, run = content["optimizer_state_dict"], content["run"]
+    states = bare_dict(saved["state"])
+    groups, places = trainer.optimizer.param_groups, trainer.optimizer.state_dict()["param_groups"]
+    for group, place, others in zip(groups, places, saved["param_groups"], strict=True):
+        if others["params"] != place["params"]:
+            raise ValueError("the optimiser must be over the weights of this network")
+        names = MATRIX if group.get("momentum") is not None else ADAM
+        for number, weight in zip(place["params"], group["params"], strict=True):
+            if number in states:
+                _check_state(bare_dict(states.pop(number)), names, weight)
+    if states:
+        raise ValueError("the optimiser must hold the state of weights of this network alone")
+    learnt = run["state"]["epoch"] > 0 or run["state"]["sums"]["images"] > 0
+    if learnt and not saved["state"] and not run["scaler"]:
+        raise ValueError("the optimiser must hold the state of every weight that has learnt")
+
+
+def _check_state(state: Mapping[str, Any], names: Mapping[str, float], weight: Tensor) -> None:
+    """Hold what an optimiser keeps of a weight against names, shape and kind of number."""
+    if state.keys() != {*names, "step"}:
+        raise ValueError(f"the optimiser must keep {', '.join(names)} and step of every weight")
+    for name, least in {**names, "step": 1}.items():
+        value, step = plain_tensor(state[name]), name == "step"
+        shape, dtype = ((), torch.float32) if step else (weight.shape, weight.dtype)
+        if value is None or value.shape != shape or value.dtype != dtype:
+            raise ValueError(f"{name} of the optimiser must be {dtype} of shape {tuple(shape)}")
+        if value.nbytes > value.untyped_storage().nbytes():
+            raise ValueError(f"{name} of the optimiser must hold as many values as its shape")
+        if not bool((value.isfinite() & (value >= least)).all()):
+            raise ValueError(f"{name} of the optimiser must be finite and at least {least}")
