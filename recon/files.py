@@ -2,6 +2,7 @@
 
 import errno
 import json
+import math
 import os
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -142,8 +143,16 @@ def write_json(path: Path, record: Mapping[str, Any]) -> None:
 
 
 def spell_json(record: Mapping[str, Any]) -> str:
-    """Plain data as text."""
-    return json.dumps(record, indent=2) + "\n"
+    """Plain data as text; numbers that JSON does not know are the texts "inf" and "nan"."""
+    return json.dumps(_spelled(record), indent=2, allow_nan=False) + "\n"
+
+
+def _spelled(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {name: _spelled(part) for name, part in value.items()}
+    if isinstance(value, list | tuple):
+        return [_spelled(part) for part in value]
+    return str(value) if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @contextmanager

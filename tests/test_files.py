@@ -1,5 +1,6 @@
 import errno
 import json
+import math
 import os
 import stat
 from contextlib import nullcontext
@@ -14,6 +15,7 @@ from recon.files import (
     partial_name,
     publish,
     replacing,
+    spell_json,
     synchronise,
     without_ending,
     write_json,
@@ -237,3 +239,9 @@ def test_a_folder_that_cannot_be_synchronised_is_no_failure_where_that_is_unknow
     with pytest.raises(OSError, match=os.strerror(number)) if told else nullcontext():
         write_json(tmp_path / "a.json", {"a": 1})
     assert json.loads((tmp_path / "a.json").read_text()) == {"a": 1}
+
+
+def test_numbers_that_json_does_not_know_are_texts() -> None:
+    record = {"a": math.inf, "b": [1.5, (-math.inf, math.nan)], "c": {"d": 3, "e": True}}
+    spelled = {"a": "inf", "b": [1.5, ["-inf", "nan"]], "c": {"d": 3, "e": True}}
+    assert json.loads(spell_json(record)) == spelled

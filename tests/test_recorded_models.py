@@ -1,5 +1,6 @@
 """What a model's record says is held against the rules of the settings."""
 
+import json
 import math
 from collections.abc import Callable
 from pathlib import Path
@@ -65,6 +66,18 @@ def test_a_preparation_that_no_settings_give_is_refused(
 ) -> None:
     with pytest.raises(UserError, match=r"a\.pth") as caught:
         load(RECORD | {"preparation": PREPARATION | change})
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize("noise", [-0.1, math.inf, math.nan])
+def test_a_noise_that_no_settings_give_is_refused(
+    noise: float, load: Callable[[dict[str, Any]], LoadedModel], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert load(RECORD | {"settings": {"noise_std": 1}}).provenance["settings"] == {"noise_std": 1}
+    # Spelled as a hand or another program may spell it.
+    monkeypatch.setattr("recon.training.checkpoint.spell_json", json.dumps)
+    with pytest.raises(UserError, match=r"noise_std must be .*a\.pth") as caught:
+        load(RECORD | {"settings": {"noise_std": noise}})
     assert "\n" not in str(caught.value)
 
 

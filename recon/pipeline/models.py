@@ -36,6 +36,7 @@ CHANNELS = {"rgb": 3, "grey": 1}
 MOST = {"residual_blocks": 1000}
 MOST_NUMBERS = 2**24  # for every other whole number of a network
 PREPARED = ("tile_size", "input_normalization", "intensity_range", "slice_axis")
+NOISE = ("noise_std",)  # of the training: an evaluation adds as much
 MEND = "mend or remove the model's record"
 ONE_SIZE = ("dense", "vae")  # architectures that take images of the size they were built for
 OWN_ARCHITECTURE = {"vae": "vae", "vqvae": "vqvae"}  # objectives that are one with their network
@@ -155,6 +156,8 @@ def load_model(
         UserError: If the file is missing, damaged, of another architecture, or contradicted.
     """
     weights, provenance = read_model_file(path)
+    settings_then = provenance.get("settings", {})
+    _check_recorded(path, {n: settings_then[n] for n in NOISE if n in settings_then})
     preparation = _reconcile(path, provenance, settings, asked)
     architecture, options = _network_of(path, provenance, settings, asked, objective)
     form = form_of(preparation)

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -181,7 +182,7 @@ def _figures(row: EpochRow) -> dict[str, float]:
     """What an epoch came to, as a record keeps it."""
     figures = row._asdict()
     figures |= figures.pop("further")
-    return {name: value for name, value in figures.items() if value == value}
+    return {name: value for name, value in figures.items() if math.isfinite(value)}
 
 
 def _last_epoch_of(model: Path) -> object:
