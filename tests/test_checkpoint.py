@@ -545,6 +545,14 @@ def test_weights_that_are_not_finite_are_refused_and_nothing_is_loaded(
     assert are_equal(dict(model.state_dict()), before)
 
 
+def test_variances_below_zero_are_refused(
+    weights: Weights, tmp_path: Path, network: Callable[[], nn.Module]
+) -> None:
+    spoilt = weights | {"encoder.1.running_var": -weights["encoder.1.running_var"]}
+    with pytest.raises(UserError, match=r"encoder\.1\.running_var holds variances below 0"):
+        load_strictly(network(), spoilt, tmp_path / "a.pth")
+
+
 def test_a_sidecar_of_other_weights_is_refused(weights: Weights, tmp_path: Path) -> None:
     path = tmp_path / "a.pth"
     save_final(path, weights, {})

@@ -145,3 +145,16 @@ def test_a_record_that_cannot_be_written_leaves_the_old_results(
     with pytest.raises(OSError, match="No space"):
         evaluate()
     assert {path.name: path.read_bytes() for path in tmp_path.glob("*metrics*")} == before
+
+
+def test_reconstructions_that_are_not_finite_end_an_evaluation_and_leave_the_old_results(
+    evaluate: Callable[..., Any], tmp_path: Path
+) -> None:
+    evaluate()
+    before = {path.name: path.read_bytes() for path in tmp_path.glob("*metrics*")}
+    weights = torch.load(tmp_path / "model.pth")
+    weights["encoder.0.weight"].fill_(3e38)
+    torch.save(weights, tmp_path / "model.pth")
+    with pytest.raises(UserError, match=r"model\.pth makes of .*png numbers that are not finite"):
+        evaluate()
+    assert {path.name: path.read_bytes() for path in tmp_path.glob("*metrics*")} == before

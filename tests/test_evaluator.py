@@ -1,3 +1,4 @@
+import math
 import os
 import random
 from collections.abc import Callable, Sequence
@@ -14,7 +15,7 @@ from torch import Tensor
 
 from Auto_encoder import AutoEncoder
 from datasets import ImageFolderDataset
-from recon.data.loaders import Batches, make_loader
+from recon.data.loaders import Batch, Batches, make_loader
 from recon.errors import UserError
 from recon.evaluation.evaluator import Evaluated, evaluate
 from recon.evaluation.pictures import PictureWriter, picture_names
@@ -310,3 +311,11 @@ def test_pictures_are_never_written_where_they_would_be_evaluated_next(
     )
     with pytest.raises(UserError, match="must not lie in folder_path_test"):
         run_evaluation(settings, "mse", network, ImageFolderDataset)
+
+
+def test_the_error_of_a_reconstruction_that_is_not_finite_is_no_number() -> None:
+    images = torch.zeros(2, 3, 16, 16, dtype=torch.uint8)
+    batch = Batch(images, torch.arange(2), torch.arange(2), [])
+    further = torch.tensor([0.0, torch.inf]).view(2, 1, 1, 1)
+    (part,) = evaluate(lambda images: images + further, [batch], str, CPU, draw=False)
+    assert [math.isfinite(record.mse) for record in part.records] == [True, False]

@@ -65,6 +65,17 @@ def paths(place: Path) -> list[str]:
 # Rows
 
 
+def test_rows_that_are_not_finite_are_refused(
+    export: Callable[..., pd.DataFrame], place: Path
+) -> None:
+    weights = torch.load(place / "model.pth")
+    weights["encoder.0.weight"].fill_(3e38)
+    torch.save(weights, place / "model.pth")
+    with pytest.raises(UserError, match=r"model\.pth makes of .*0\.png numbers that are not fin"):
+        export()
+    assert not (place / "out/features.csv").exists()
+
+
 def test_every_image_has_its_row_in_order(
     export: Callable[..., pd.DataFrame], place: Path, network: Callable[[int], Any]
 ) -> None:

@@ -3,6 +3,7 @@
 Images are (N, C, H, W) float tensors in [0, 1] on the device.
 """
 
+import math
 from collections import deque
 from collections.abc import Callable, Generator, Iterable
 from concurrent.futures import Future
@@ -58,7 +59,8 @@ def evaluate(
             not wait for each other at every layer.
 
     Yields:
-        Records and pictures of each batch, in the order of the loader.
+        Records and pictures of each batch, in the order of the loader. The MSE of an image is NaN
+        where its reconstruction is not finite.
     """
     work = partial(_evaluate, reconstruct, name_of, device, corrupt, draw)
     with spreading(threads) as pool:
@@ -104,7 +106,9 @@ def _evaluate(
     indices = places.tolist()
     target = to_unit_range(images.to(device, non_blocking=True))
     fed = target if corrupt is None else corrupt(target, indices)
-    reconstruction = reconstruct(fed).float().clamp(0, 1)
+    raw = reconstruct(fed).float()
+    # What is infinite must not pass for white: NaN shows in the figures.
+    reconstruction = raw.masked_fill(~raw.isfinite(), math.nan).clamp(0, 1)
     noisy = None if corrupt is None else fed
     records = _measure([name_of(index) for index in indices], target, reconstruction, noisy)
     comparisons = []

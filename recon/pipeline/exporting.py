@@ -31,6 +31,7 @@ from recon.pipeline.images import (
     open_folder,
     report_unreadable,
 )
+from recon.pipeline.measuring import NOT_FINITE
 from recon.pipeline.models import LoadedModel, load_model
 from recon.pipeline.paths import Relatives
 from recon.pipeline.progress import progress_bar
@@ -180,9 +181,20 @@ def _encoded(
     with loader, bars as bar, spreading(model.threads) as pool:
         for batch in loader:
             part = _merged(ranks.gather(_encode(model, batch, pool)))
+            _check_finite(part, dataset, settings)
             bar.update(len(part.images) + len(part.unreadable))
             start += len(part.images) + len(part.unreadable)
             yield part, start
+
+
+def _check_finite(part: Part, dataset: FolderDataset, settings: Settings) -> None:
+    """Refuse rows of nothing; on every rank, as all have all rows."""
+    if part.latents is None:
+        return
+    finite = np.isfinite(part.latents).reshape(len(part.images), -1).all(axis=1)
+    if not finite.all():
+        image = visible(dataset.paths[part.images[int(finite.argmin())]])
+        raise UserError(NOT_FINITE.format(model=settings.model_path_latents, image=image))
 
 
 def _encode(model: LoadedModel, batch: Batch, pool: ThreadPoolExecutor) -> Part:

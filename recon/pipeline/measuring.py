@@ -1,5 +1,6 @@
 """Every image of a folder, reconstructed and measured, by all processes of a run."""
 
+import math
 from collections.abc import Callable, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -11,13 +12,19 @@ from recon.data.loaders import Batches, Failure, make_loader
 from recon.errors import UserError
 from recon.evaluation.evaluator import Corrupt, evaluate
 from recon.evaluation.pictures import Comparison
-from recon.evaluation.records import Record
+from recon.evaluation.records import Record, visible
 from recon.pipeline.images import FolderDataset, demand_same_number
 from recon.pipeline.models import LoadedModel
 from recon.pipeline.progress import progress_bar
 from recon.settings import Settings
 
-__all__ = ["Measured", "Task", "measure"]
+__all__ = ["NOT_FINITE", "Measured", "Task", "measure"]
+
+
+NOT_FINITE = (
+    "{model} makes of {image} numbers that are not finite; set precision = 'float32', or, where "
+    "it is set, take another model"
+)
 
 
 class Task(NamedTuple):
@@ -58,7 +65,8 @@ def measure(
         title: Of the bar.
 
     Raises:
-        UserError: At the first image that cannot be read, where the settings say so.
+        UserError: At the first image that cannot be read, where the settings say so; or whose
+            reconstruction is not finite.
     """
     settings, dataset, runtime = task.settings, task.dataset, task.model.runtime
     demand_same_number(dataset, runtime.ranks)
@@ -86,5 +94,13 @@ def measure(
             failures = sorted(failure for _, found in everywhere for failure in found)
             if failures and settings.unreadable_images == "stop":
                 raise UserError(f"unreadable image: {failures[0].reason}")
+            _check_finite(task.path, [record for _, record in ordered])
             bar.update(len(ordered) + len(failures))
             yield Measured(part.comparisons, [record for _, record in ordered], failures)
+
+
+def _check_finite(path: Path, records: list[Record]) -> None:
+    """Refuse figures of nothing; on every rank, as all have all records."""
+    spoilt = next((record.path for record in records if not math.isfinite(record.mse)), None)
+    if spoilt is not None:
+        raise UserError(NOT_FINITE.format(model=path, image=visible(spoilt)))

@@ -189,7 +189,7 @@ def load_strictly(model: nn.Module, weights: Weights, path: Path) -> None:
     """Load weights that fit the network exactly, or none at all.
 
     Raises:
-        UserError: If a name, a shape or the kind of number differs, or a value is not finite.
+        UserError: If a name, a shape or the kind of number differs, or a value is impossible.
     """
     check_shapes(model, weights, path)
     own = model.state_dict()
@@ -199,6 +199,8 @@ def load_strictly(model: nn.Module, weights: Weights, path: Path) -> None:
         # As they will be: what is finite in 64 bits need not be in 32.
         if not torch.isfinite(value.to(own[name].dtype)).all():
             raise UserError(f"{path} is not usable: {name} holds values that are not finite")
+        if name.endswith("running_var") and (value < 0).any():
+            raise UserError(f"{path} is not usable: {name} holds variances below 0")
     model.load_state_dict(weights, strict=True)
 
 
