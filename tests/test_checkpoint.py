@@ -629,6 +629,18 @@ def test_a_weight_with_fewer_values_than_its_shape_has_is_refused(
     assert "w holds fewer values" in refusal(tmp_path / "a.pth")
 
 
+def test_many_names_of_one_weight_are_refused(tmp_path: Path) -> None:
+    shared = torch.ones(100_000)
+    save_final(tmp_path / "a.pth", {"w": shared}, {})
+    torch.save({f"w{number}": shared for number in range(300)}, tmp_path / "a.pth")
+    assert "120000000 bytes in a file of" in refusal(tmp_path / "a.pth")
+
+
+def test_layers_that_share_a_weight_load(tmp_path: Path) -> None:
+    save_final(tmp_path / "a.pth", dict.fromkeys("ab", torch.ones(100_000)), {})
+    assert read_model_file(tmp_path / "a.pth").weights.keys() == {"a", "b"}
+
+
 def test_a_plain_pickle_is_refused_without_a_warning(tmp_path: Path) -> None:
     as_legacy_pickle({"w": [1.0]}, tmp_path / "a.pth")
     with warnings.catch_warnings(record=True) as shown:

@@ -43,6 +43,7 @@ PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
 NESTED = ("model_state_dict", "state_dict", "model")  # where programs put weights in a checkpoint
 STATE = {"epoch", "model_state_dict", "optimizer_state_dict", "provenance", "run"}
 TRIES, PAUSE = 2, 0.2  # before a mismatch counts, and seconds between them
+TIED = 4  # bytes of weights for each byte of a file, at most: layers may share some
 SHOWN = 3  # names of weights in an error message
 HIDES = "unexpected pos"  # says torch's writer of an archive that is too short
 
@@ -244,6 +245,12 @@ def check_weights(content: Mapping[str, Any], path: Path) -> Weights:
         if plain.nbytes > plain.untyped_storage().nbytes():
             raise UserError(f"{path} is not usable: {name} holds fewer values than its shape has")
         weights[name] = plain
+    held, size = sum(value.nbytes for value in weights.values()), path.stat().st_size
+    if held > TIED * size:  # Reading them would take the time of a file so large.
+        raise UserError(
+            f"{path} is not usable: its weights are {held} bytes in a file of {size}; write every "
+            f"weight once"
+        )
     return weights
 
 
