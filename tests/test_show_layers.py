@@ -150,3 +150,16 @@ def test_every_channel_of_a_layer_is_drawn_by_name_or_by_place(
     for layer in ("encoder", 99):
         with pytest.raises(UserError, match=r"one of encoder\.0, .*; got"):
             look_at_channels(model, images, 0, layer)
+
+
+def test_lack_of_memory_is_told_in_one_line(
+    show: Callable[..., int], monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def fail(*_: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried 4 bytes")
+
+    monkeypatch.setattr("recon.pipeline.layers.feature_maps", fail)
+    assert show() == 2
+    message = capsys.readouterr().err
+    assert "the machine's memory is too small" in message
+    assert "Traceback" not in message

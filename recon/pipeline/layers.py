@@ -22,10 +22,11 @@ from recon.evaluation.records import visible
 from recon.files import check_writable, replacing, without_ending
 from recon.models.codebook import Codebook
 from recon.models.registry import Builder
+from recon.pipeline.explaining import explained
 from recon.pipeline.images import Datasets, FolderDataset, open_folder, report_unreadable
 from recon.pipeline.models import LoadedModel, load_model
 from recon.settings import Settings
-from recon.training.runtime import start_runtime, unwrap
+from recon.training.runtime import Runtime, start_runtime, unwrap
 
 __all__ = ["look_at_channels", "look_inside", "run_layers"]
 
@@ -53,14 +54,25 @@ def run_layers(
     Raises:
         UserError: For anything that the user can put right.
     """
-    output = Path(settings.layers_output)
-    _check_output(output, settings.folder_path_layers)
+    _check_output(Path(settings.layers_output), settings.folder_path_layers)
     runtime = start_runtime(
         settings.GPUs, settings.precision, seed=settings.seed, deterministic=settings.deterministic
     )
     if not runtime.ranks.first:
         return []  # One process draws; under torchrun others would write the same files.
-    path = Path(settings.model_path_layers)
+    with explained(settings, "batch_size_test"):
+        return _draw_chosen(settings, auto_encoder, datasets, runtime, asked)
+
+
+def _draw_chosen(
+    settings: Settings,
+    auto_encoder: Builder,
+    datasets: Datasets,
+    runtime: Runtime,
+    asked: frozenset[str],
+) -> list[Path]:
+    """Draw those images that can be read; give the folder of each."""
+    path, output = Path(settings.model_path_layers), Path(settings.layers_output)
     model = load_model(path, settings, auto_encoder, runtime, asked=asked)
     dataset = open_folder(
         datasets, "folder_path_layers", settings.folder_path_layers, model.preparation
