@@ -2,12 +2,22 @@
 
 import signal
 
-__all__ = ["ENDING_SIGNALS", "InterruptedRunError", "UserError"]
+__all__ = ["ENDING_SIGNALS", "InterruptedRunError", "UserError", "quoted"]
 
 # Ctrl-C, what batch systems send, and a terminal that was closed.
 ENDING_SIGNALS = tuple(
     getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
 )
+QUOTED = 120  # letters of a value in an error
+
+
+def quoted(value: object) -> str:
+    """A value as an error spells it: in one line, cut short where it is long."""
+    try:
+        text = repr(value)
+    except (ValueError, RecursionError):  # A whole number of more digits than Python spells.
+        return f"a value of type {type(value).__name__} that is too long to spell"
+    return text if len(text) <= QUOTED else f"{text[: QUOTED - 3]}..."
 
 
 class UserError(Exception):

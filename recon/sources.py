@@ -14,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
 
-from recon.errors import UserError
+from recon.errors import UserError, quoted
 
 __all__ = [
     "Source",
@@ -220,7 +220,7 @@ def _unknown(name: str, place: str, names: list[str]) -> str:
     folded = {known.lower(): known for known in names}
     near = difflib.get_close_matches(name.lower(), folded, n=1, cutoff=0.5)
     hint = f"; did you mean {folded[near[0]]!r}?" if near else "; --help lists every setting"
-    return f"unknown setting {name!r} in {place}{hint}"
+    return f"unknown setting {quoted(name)} in {place}{hint}"
 
 
 def _explain(error: ErrorDetails, values: Mapping[str, Any], places: Mapping[str, str]) -> str:
@@ -228,7 +228,7 @@ def _explain(error: ErrorDetails, values: Mapping[str, Any], places: Mapping[str
     rule = error["msg"].removeprefix("Value error, ")
     rule = re.sub(r"^(Input|Tuple|String|Dictionary|Keys) should", "must", rule)
     rule = "must have more values" if error["type"] == "missing" else rule
-    return f"{name} {rule}, got {values[name]!r} in {places[name]}"
+    return f"{name} {rule}, got {quoted(values[name])} in {places[name]}"
 
 
 def _first_line(error: Exception) -> str:

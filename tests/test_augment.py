@@ -1,5 +1,9 @@
 import math
+from collections.abc import Callable
+from contextlib import nullcontext
 from dataclasses import replace
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -18,6 +22,7 @@ from recon.data.appearance import (
 )
 from recon.data.augment import augment, pixel_maps, warp
 from recon.data.ranges import NO_AUGMENTATION, AugmentationRanges, draw
+from recon.errors import UserError
 
 EVERYTHING = AugmentationRanges(stain=0.2)
 GEOMETRY = replace(
@@ -461,3 +466,14 @@ def test_probability_zero_leaves_flips_and_crops_alone() -> None:
     flips = replace(NO_AUGMENTATION, horizontal_flip=0.5, vertical_flip=0.5)
     spared = augment(images, replace(EVERYTHING, probability=0.0), seed=1, crop_size=(16, 16))
     assert torch.equal(spared, augment(images, flips, seed=1, crop_size=(16, 16)))
+
+
+def test_a_blur_that_is_wider_than_the_images_is_refused_before_anything_is_written(
+    train: Callable[..., Any], write_images: Callable[..., Path], tmp_path: Path
+) -> None:
+    write_images(tmp_path / "train", 4)
+    for kernel, refused in ((33, True), (31, False)):
+        refusal = pytest.raises(UserError, match="augment_blur_kernel must be at most 31 for")
+        with refusal if refused else nullcontext():
+            train(augmentation=True, augment_blur_kernel=kernel, num_epochs=1)
+        assert list((tmp_path / "out").glob("*.pth")) == [] or not refused

@@ -327,3 +327,27 @@ def test_a_settings_file_nested_too_deeply_is_refused(tmp_path: Path) -> None:
     path.write_text(f"seed = {'-' * 50_000}1")
     with pytest.raises(UserError, match=r"deep\.py"):
         load({}, ["--config", str(path)])
+
+
+def test_a_number_of_more_digits_than_python_spells_is_refused_in_one_line() -> None:
+    for flags in (["--num_epochs", "0x" + "f" * 5000], ["--learning_rate", "0x" + "f" * 5000]):
+        with pytest.raises(UserError, match=r"must be .*too long to spell in the command line"):
+            load({}, flags)
+
+
+@pytest.mark.parametrize("name", ["folder_path_train", "resume", "sweep_storage"])
+def test_a_text_with_a_nul_byte_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=rf"{name} must hold no NUL character, got 'a\\x00b'"):
+        load({name: "a\0b"}, [])
+
+
+@pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
+def test_a_rate_that_no_number_of_a_network_holds_is_refused(name: str) -> None:
+    with pytest.raises(UserError, match=f"{name} must be less than or equal to 10000"):
+        load({name: 1e300}, [])
+
+
+def test_a_long_value_is_cut_short() -> None:
+    with pytest.raises(UserError) as caught:
+        load({"optimizer": "x" * 100_000}, [])
+    assert len(str(caught.value)) < 400

@@ -171,6 +171,12 @@ def _augmentation(settings: Settings, objective: str) -> Callable[[Tensor, int, 
         if name.startswith(prefix)
     }
     ranges = AugmentationRanges(**values) if settings.augmentation else NO_AUGMENTATION
+    most = 2 * min(window) - 1  # A blur mirrors half of its kernel at the border.
+    if ranges.blurs and settings.augment_blur_kernel > most:
+        raise UserError(
+            f"augment_blur_kernel must be at most {most} for images of {window[0]} x {window[1]} "
+            f"pixels in training, by crop_size and tile_size, got {settings.augment_blur_kernel}"
+        )
     return lambda images, seed, places: augment(
         images, ranges, seed=seed, crop_size=window, places=places
     )

@@ -26,6 +26,8 @@ class Section(BaseModel):
     @field_validator("*")
     @classmethod
     def _fits(cls, value: object) -> object:
+        if isinstance(value, str) and "\0" in value:
+            raise ValueError("must hold no NUL character")
         for number in value if isinstance(value, tuple) else (value,):
             if isinstance(number, int) and abs(number) > LARGEST:
                 raise ValueError(f"must be at most {LARGEST}")

@@ -9,6 +9,9 @@ from recon.sections.base import Section
 __all__ = ["Arithmetic", "Optimisation"]
 
 
+MOST = 1e4  # beyond, nothing learns, and a step is more than the networks' numbers can hold
+
+
 class Optimisation(Section):
     """The network, its objective and how it is minimised."""
 
@@ -60,9 +63,9 @@ class Optimisation(Section):
         "these want a learning_rate of about 4e-4 where muon wants 4e-3",
     )
     learning_rate: float = Field(
-        4e-3, gt=0, description="its highest value; warm-up and schedule lie below"
+        4e-3, gt=0, le=MOST, description="its highest value; warm-up and schedule lie below"
     )
-    weight_decay: float = Field(1e-5, ge=0, description="per step")
+    weight_decay: float = Field(1e-5, ge=0, le=MOST, description="per step")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="learning rate after the warm-up: cosine to zero, or constant"
     )
