@@ -2,7 +2,7 @@
 
 import signal
 
-__all__ = ["ENDING_SIGNALS", "InterruptedRunError", "UserError", "quoted"]
+__all__ = ["ENDING_SIGNALS", "InterruptedRunError", "UserError", "quoted", "shortened"]
 
 # Ctrl-C, what batch systems send, and a terminal that was closed.
 ENDING_SIGNALS = tuple(
@@ -17,7 +17,13 @@ def quoted(value: object) -> str:
         text = repr(value)
     except (ValueError, RecursionError):  # A whole number of more digits than Python spells.
         return f"a value of type {type(value).__name__} that is too long to spell"
-    return text if len(text) <= QUOTED else f"{text[: QUOTED - 3]}..."
+    return shortened(text)
+
+
+def shortened(text: str, most: int = QUOTED) -> str:
+    """A text of a file as an error quotes it: of at most so many letters, in one line."""
+    text = text if len(text) <= most else f"{text[: most - 3]}..."
+    return text if text.isprintable() else repr(text)[1:-1]
 
 
 class UserError(Exception):

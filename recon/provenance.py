@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from recon.errors import quoted, shortened
 from recon.files import file_of
 
 __all__ = [
@@ -33,7 +34,6 @@ MEMBER = 8  # bytes
 MOST_VALUES, MOST_LETTERS, DEEPEST, BITS = 100_000, 2**26, 50, 64
 PLAIN = {str, int, float, bool, type(None)}  # what JSON holds, besides what holds others
 HOLDERS = {dict, list, tuple}
-LONGEST = 80  # letters of a name in an error
 
 INITIAL = "initial weights"  # the part of a record's data that the weights to start from had
 
@@ -180,12 +180,12 @@ def check_provenance(record: Mapping[str, Any]) -> None:
         _check_mapping(record.get(name, {}), name)
     noise = record.get("settings", {}).get("noise_std", 0)
     if isinstance(noise, bool) or not isinstance(noise, int | float):
-        raise TypeError(f"settings.noise_std is {noise!r}, expected a number")
+        raise TypeError(f"settings.noise_std is {quoted(noise)}, expected a number")
     for part, facts in record.get("data", {}).items():
-        _check_mapping(facts, f"data.{part}")
+        _check_mapping(facts, shortened(f"data.{part}"))
         known = facts.get("members")
         if known is not None and len(base64.b64decode(known, validate=True)) % MEMBER:
-            raise ValueError(f"data.{part}.members are cut short")
+            raise ValueError(shortened(f"data.{part}") + ".members are cut short")
 
 
 def _check_plain(record: object) -> None:
@@ -227,12 +227,12 @@ def _parts(name: str, value: Any) -> Iterator[tuple[str, object]]:
         if type(key) is not str:
             raise TypeError(f"{name} has a name of {type(key).__name__}, expected text")
         yield name, key
-        yield key[:LONGEST] if name == "the record" else f"{name}.{key}"[:LONGEST], part
+        yield shortened(key if name == "the record" else f"{name}.{key}"), part
 
 
 def _check_mapping(value: object, name: str) -> None:
     if not isinstance(value, Mapping):
-        raise TypeError(f"{name} is {value!r}, expected names and values")
+        raise TypeError(f"{name} is {quoted(value)}, expected names and values")
 
 
 def flatten(record: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

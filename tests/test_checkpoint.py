@@ -641,6 +641,45 @@ def test_layers_that_share_a_weight_load(tmp_path: Path) -> None:
     assert read_model_file(tmp_path / "a.pth").weights.keys() == {"a", "b"}
 
 
+LONG = "x\n" * 500_000
+
+
+@pytest.mark.parametrize(
+    "content",
+    [
+        {LONG: 3}, {(LONG,): 3}, {LONG: torch.ones(2).to_sparse()}, {LONG: torch.ones(1).expand(9)},
+        {f"module.{LONG}": torch.ones(2), LONG: torch.ones(2)},
+    ],
+    ids=["text", "tuple", "sparse", "expanded", "twice"],
+)  # fmt: skip
+def test_names_of_a_file_are_cut_short_in_an_error(content: dict[Any, Any], tmp_path: Path) -> None:
+    torch.save(content, tmp_path / "a.pth")
+    assert len(refusal(tmp_path / "a.pth").replace(str(tmp_path), "")) < 400
+
+
+def test_names_of_other_weights_are_cut_short_in_an_error(
+    weights: Weights, tmp_path: Path, network: Callable[[], nn.Module]
+) -> None:
+    for found in (weights | {LONG: torch.ones(2)}, {LONG: torch.ones(2)}):
+        error = refusal(tmp_path / "a.pth", lambda path, w=found: load_strictly(network(), w, path))
+        assert len(error.replace(str(tmp_path), "")) < 900
+
+
+@pytest.mark.parametrize(
+    "record",
+    [
+        {"settings": LONG}, {"settings": {"noise_std": LONG}}, {"data": {LONG: 3}},
+        {"data": {LONG: {"members": "AAAA"}}},
+    ],
+    ids=["settings", "noise", "data", "members"],
+)  # fmt: skip
+def test_values_of_a_record_are_cut_short_in_an_error(
+    record: dict[str, Any], weights: Weights, tmp_path: Path
+) -> None:
+    save_final(tmp_path / "a.pth", weights, record)
+    assert len(refusal(tmp_path / "a.pth").replace(str(tmp_path), "")) < 400
+
+
 def test_a_plain_pickle_is_refused_without_a_warning(tmp_path: Path) -> None:
     as_legacy_pickle({"w": [1.0]}, tmp_path / "a.pth")
     with warnings.catch_warnings(record=True) as shown:

@@ -807,6 +807,9 @@ MALFORMED = [
     _with({"KL": float("nan")}, *STATE, "history", 0, 8),
     _with(2**60, "run", "average", "updates"),
     _with(10**9, "run", "random", "numpy", 2), _with(-7, "run", "random", "numpy", 2),
+    _with(torch.ones(2), "provenance", "objective"), _with({}, "provenance", "objective"),
+    _with(torch.ones(2), "provenance", "settings", "seed"),
+    _with([torch.ones(2)], "provenance", "data", "train", "fingerprint"),
     _with([1] * 623, "run", "random", "numpy", 1), _with(True, "run", "random", "numpy", 2),
     _with([2**70] * 624, "run", "random", "numpy", 1), _with({}, "provenance", "settings"),
 ]  # fmt: skip

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
-from recon.errors import UserError
+from recon.errors import UserError, quoted, shortened
 from recon.models.folding import fold_normalizations
 from recon.models.output import Output, joined, reconstruct
 from recon.models.preparation import Preparation
@@ -60,7 +60,7 @@ class LoadedModel(NamedTuple):
         network = self.provenance.get("architecture", "of no record")
         words = [str(network), f"{width} x {height} pixels"]
         if objective := self.provenance.get("objective"):
-            words.append(f"trained with {str(objective).upper()}")
+            words.append(f"trained with {shortened(str(objective)).upper()}")
         return ", ".join(words)
 
     def reconstruct(self, images: Tensor) -> Tensor:
@@ -205,7 +205,7 @@ def _check_network(path: Path, recorded: Mapping[str, Any]) -> None:
     """Refuse options that no network of this program was trained with."""
     strange = next((name for name in recorded if name not in Options._fields), None)
     if strange is not None:
-        raise UserError(f"{path}: not a record of a network (unknown option {strange!r})")
+        raise UserError(f"{path}: not a record of a network (unknown option {quoted(strange)})")
     _check_recorded(path, recorded)
     for name, value in recorded.items():
         most = MOST.get(name, MOST_NUMBERS)
@@ -223,8 +223,8 @@ def _check_recorded(path: Path, values: Mapping[str, Any]) -> None:
 
 def _contradiction(path: Path, setting: str, asked: object, found: object) -> UserError:
     return UserError(
-        f"{setting} = {asked!r} contradicts {path}, which was trained with {found!r}; leave the "
-        f"flag, or its line in the --config file, out"
+        f"{setting} = {asked!r} contradicts {path}, which was trained with {quoted(found)}; leave "
+        f"the flag, or its line in the --config file, out"
     )
 
 
@@ -247,9 +247,11 @@ def _reconcile(
         _check_recorded(path, {name: record[name] for name in PREPARED if name in record})
         recorded = Preparation.from_record(record)
     except ValueError as error:
-        raise UserError(f"{path}: {error}; {MEND}") from None
+        raise UserError(f"{path}: {shortened(str(error))}; {MEND}") from None
     if recorded.channels not in CHANNELS.values():
-        raise UserError(f"channels must be 1 or 3, got {recorded.channels} in {path}; {MEND}")
+        raise UserError(
+            f"channels must be 1 or 3, got {quoted(recorded.channels)} in {path}; {MEND}"
+        )
     if "color_mode" in asked and recorded.channels != configured.channels:
         modes = {channels: mode for mode, channels in CHANNELS.items()}
         raise _contradiction(path, "color_mode", settings.color_mode, modes[recorded.channels])

@@ -6,7 +6,7 @@ from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
-from recon.errors import InterruptedRunError, UserError
+from recon.errors import InterruptedRunError, UserError, quoted
 from recon.evaluation.curves import plot_curves
 from recon.files import check_target, check_writable, exclusive
 from recon.models.registry import Builder
@@ -226,7 +226,7 @@ def _resume(trainer: Trainer, keeper: Keeper, path: Path, checkpoint: dict[str, 
         raise UserError(f"{path} cannot be resumed: its record lacks {', '.join(sorted(lacking))}")
     if saved["objective"] != keeper.provenance["objective"]:
         raise UserError(
-            f"{path} cannot be resumed: its objective was {saved['objective']!r}, now "
+            f"{path} cannot be resumed: its objective was {quoted(saved['objective'])}, now "
             f"{keeper.provenance['objective']!r}"
         )
     refuse_changes(saved["settings"], keeper.provenance["settings"], path)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from recon.errors import UserError
+from recon.errors import UserError, shortened
 
 __all__ = ["bare_dict", "read_archive"]
 
@@ -32,7 +32,7 @@ def read_archive(path: Path) -> dict[str, Any]:
             content = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # noqa: BLE001 - damaged bytes raise anything
         reason = str(error).strip().partition("\n")[0].partition(". ")[0] or type(error).__name__
-        raise UserError(f"{path} is no readable PyTorch file ({reason})") from None
+        raise UserError(f"{path} is no readable PyTorch file ({shortened(reason)})") from None
     if not isinstance(content, dict):
         raise UserError(f"{path} holds {type(content).__name__}, expected a dict of weights")
     return bare_dict(content)

@@ -9,15 +9,16 @@ import hashlib
 import json
 import time
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Callable, Collection, Mapping
 from contextlib import suppress
+from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
-from recon.errors import UserError
+from recon.errors import UserError, quoted, shortened
 from recon.files import replacing, replacing_all, spell_json
 from recon.provenance import check_provenance
 from recon.training.archives import bare_dict, read_archive
@@ -237,13 +238,14 @@ def check_weights(content: Mapping[str, Any], path: Path) -> Weights:
     if len(weights) < len(content):
         count = Counter(map(_bare, content))
         twice = next(n for n in content if count[_bare(n)] > 1 and n != _bare(n))
-        raise UserError(f"{path} holds {_bare(twice)} twice, the second time as {twice}")
+        names = [shortened(str(name)) for name in (_bare(twice), twice)]
+        raise UserError(f"{path} holds {names[0]} twice, the second time as {names[1]}")
     for name, value in weights.items():
-        plain = plain_tensor(value)
+        plain, shown = plain_tensor(value), shortened(name)
         if plain is None:
-            raise UserError(f"{path} is not usable: {name} is no plain tensor with values")
+            raise UserError(f"{path} is not usable: {shown} is no plain tensor with values")
         if plain.nbytes > plain.untyped_storage().nbytes():
-            raise UserError(f"{path} is not usable: {name} holds fewer values than its shape has")
+            raise UserError(f"{path} is not usable: {shown} holds fewer values than its shape has")
         weights[name] = plain
     held, size = sum(value.nbytes for value in weights.values()), path.stat().st_size
     if held > TIED * size:  # Reading them would take the time of a file so large.
@@ -285,14 +287,14 @@ def _difference(found: Mapping[str, Any], expected: Mapping[str, Any]) -> str:
     parts += [f"has {_some(extra)} besides"] if extra else []
     counts = f"it has {len(found)} weights, expected {len(expected)}"
     parts = [f"{counts}; it {' and '.join(parts)}"] if parts else []
-    parts += [f"its {n} is {found[n]}, expected {expected[n]}" for n in other[:1]]
+    parts += [f"its {shortened(n)} is {found[n]}, expected {expected[n]}" for n in other[:1]]
     return "; ".join(parts)
 
 
-def _some(names: list[str]) -> str:
+def _some(names: Collection[Any], spell: Callable[[Any], str] = shortened) -> str:
     more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
-    return ", ".join(names[:SHOWN]) + more
+    return ", ".join(map(spell, islice(names, SHOWN))) + more
 
 
 def _names(content: Mapping[Any, Any]) -> str:
-    return _some([repr(name)[:80] for name in content]) or "nothing"
+    return _some(content, quoted) or "nothing"

@@ -10,7 +10,7 @@ import torch
 from pydantic import Field, TypeAdapter, ValidationError
 from torch import Tensor
 
-from recon.errors import UserError
+from recon.errors import UserError, shortened
 from recon.training.archives import bare_dict
 from recon.training.checkpoint import check_weights, load_strictly
 from recon.training.runtime import unwrap
@@ -25,6 +25,7 @@ __all__ = ["restore"]
 MALFORMED = (
     LookupError, TypeError, ValueError, ArithmeticError, AttributeError, RuntimeError
 )  # fmt: skip
+MOST_SAID = 300  # letters of what is wrong
 OPTIONS = {"lr", "betas", "eps", "weight_decay"}
 APART = {"params", "lr", "fused", "foreach", "capturable"}  # how it computes, not what
 # What optimisers keep of a weight besides the number of steps, and the least value it can have.
@@ -44,7 +45,8 @@ def restore(trainer: Trainer, checkpoint: Mapping[str, Any], path: Path) -> None
         _restore(trainer, checkpoint, path)
     except MALFORMED as error:
         raise UserError(
-            f"{path} cannot be resumed: another version of this program wrote it ({error!r}); "
+            f"{path} cannot be resumed: another version of this program wrote it "
+            f"({shortened(repr(error), MOST_SAID)}); "
             f"start from its weights with initial_weights"
         ) from None
 

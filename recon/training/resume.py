@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from recon.errors import UserError
+from recon.errors import UserError, quoted
 from recon.training.checkpoint import read_checkpoint
 
 __all__ = ["LAST", "epoch_name", "find_checkpoint", "kept_checkpoints", "refuse_changes"]
@@ -85,7 +85,7 @@ def refuse_changes(saved: Mapping[str, Any], current: Mapping[str, Any], path: P
     """
     names = [n for n in current if n in FIXED or n.startswith(FIXED_PREFIXES)]
     changed = [
-        f"{name} was {saved[name]!r}, now {current[name]!r}"
+        f"{name} was {quoted(saved[name])}, now {quoted(current[name])}"
         for name in names
         if name in saved and saved[name] != current[name]
     ]
