@@ -641,6 +641,17 @@ def test_layers_that_share_a_weight_load(tmp_path: Path) -> None:
     assert read_model_file(tmp_path / "a.pth").weights.keys() == {"a", "b"}
 
 
+@pytest.mark.parametrize("name", [3, 2**70, (1, 2), None], ids=str)
+def test_names_that_are_no_texts_are_refused(name: Any, tmp_path: Path) -> None:
+    torch.save({name: torch.ones(2)}, tmp_path / "a.pth")
+    assert "expected the weights of a network" in refusal(tmp_path / "a.pth")
+
+
+def test_a_name_of_a_million_prefixes_is_read_at_once(tmp_path: Path) -> None:
+    torch.save({"module." * 1_000_000 + "w": torch.ones(2)}, tmp_path / "a.pth")
+    assert list(read_model_file(tmp_path / "a.pth").weights) == ["w"]
+
+
 LONG = "x\n" * 500_000
 
 

@@ -7,6 +7,7 @@ dict with a `.json` sidecar). Both name weights as the plain network does, witho
 
 import hashlib
 import json
+import re
 import time
 from collections import Counter
 from collections.abc import Callable, Collection, Mapping
@@ -40,7 +41,7 @@ __all__ = [
 
 Weights = dict[str, Tensor]
 
-PREFIXES = ("module.", "_orig_mod.")  # left by DataParallel and torch.compile
+PREFIXES = re.compile(r"(module\.|_orig_mod\.)*")  # left by DataParallel and torch.compile
 NESTED = ("model_state_dict", "state_dict", "model")  # where programs put weights in a checkpoint
 STATE = {"epoch", "model_state_dict", "optimizer_state_dict", "provenance", "run"}
 TRIES, PAUSE = 2, 0.2  # before a mismatch counts, and seconds between them
@@ -233,7 +234,8 @@ def check_weights(content: Mapping[str, Any], path: Path) -> Weights:
         UserError: If there is anything else among them.
     """
     weights = {_bare(name): value for name, value in content.items()}
-    if not weights or not all(isinstance(value, Tensor) for value in weights.values()):
+    named = all(isinstance(name, str) for name in content)
+    if not (weights and named and all(isinstance(value, Tensor) for value in weights.values())):
         raise UserError(f"{path} holds {_names(content)}, expected the weights of a network")
     if len(weights) < len(content):
         count = Counter(map(_bare, content))
@@ -257,11 +259,8 @@ def check_weights(content: Mapping[str, Any], path: Path) -> Weights:
 
 
 def _bare(name: object) -> str:
-    """The name of a weight in the plain network."""
-    text = str(name)
-    while text.startswith(PREFIXES):
-        text = text.partition(".")[2]
-    return text
+    """The name of a weight in the plain network; nothing for what is no text."""
+    return PREFIXES.sub("", name, count=1) if isinstance(name, str) else ""
 
 
 def _read_sidecar(path: Path, weights: Weights) -> dict[str, Any]:
