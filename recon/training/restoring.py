@@ -181,7 +181,7 @@ def _check_state(state: Mapping[str, Any], names: Mapping[str, float], weight: T
     """Hold what an optimiser keeps of a weight against names, shape and kind of number."""
     if state.keys() != {*names, "step"}:
         raise ValueError(f"the optimiser must keep {', '.join(names)} and step of every weight")
-    for name, least in {**names, "step": 1}.items():
+    for name, least in {**names, "step": 0}.items():  # A scaler of gradients may undo a step.
         value, step = plain_tensor(state[name]), name == "step"
         shape, dtype = ((), torch.float32) if step else (weight.shape, weight.dtype)
         if value is None or value.shape != shape or value.dtype != dtype:
