@@ -343,7 +343,7 @@ def test_a_text_with_a_nul_byte_is_refused(name: str) -> None:
 
 @pytest.mark.parametrize("name", ["learning_rate", "weight_decay"])
 def test_a_rate_that_no_number_of_a_network_holds_is_refused(name: str) -> None:
-    with pytest.raises(UserError, match=f"{name} must be less than or equal to 10000"):
+    with pytest.raises(UserError, match=f"{name} must be less than or equal to 1"):
         load({name: 1e300}, [])
 
 

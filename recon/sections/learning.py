@@ -9,9 +9,6 @@ from recon.sections.base import Section
 __all__ = ["Arithmetic", "Optimisation"]
 
 
-MOST = 1e4  # beyond, nothing learns, and a step is more than the networks' numbers can hold
-
-
 class Optimisation(Section):
     """The network, its objective and how it is minimised."""
 
@@ -62,10 +59,11 @@ class Optimisation(Section):
         "arithmetic and learns far more from it; adamw decays weights apart from the gradient; "
         "these want a learning_rate of about 4e-4 where muon wants 4e-3",
     )
+    # Beyond these bounds a step is more than float32 can hold, also of both together.
     learning_rate: float = Field(
-        4e-3, gt=0, le=MOST, description="its highest value; warm-up and schedule lie below"
+        4e-3, gt=0, le=1e30, description="its highest value; warm-up and schedule lie below"
     )
-    weight_decay: float = Field(1e-5, ge=0, le=MOST, description="per step")
+    weight_decay: float = Field(1e-5, ge=0, le=1e4, description="per step")
     schedule: Literal["cosine", "constant"] = Field(
         "cosine", description="learning rate after the warm-up: cosine to zero, or constant"
     )
