@@ -125,8 +125,7 @@ def writes(scratch: Path, stride: int) -> Result:
 
     Args:
         scratch: Folder.
-        stride: 1 takes every step, n every n-th interruption and limit, and four times as many
-            full disks.
+        stride: 1 takes every step, n every n-th one, and of full disks four times as many.
     """
     write_images(scratch / "images", IMAGES)
     write_images(scratch / "others", IMAGES, seed=1)

@@ -858,7 +858,7 @@ MOMENTS = [
     ),
     *(
         _moment("step", lambda _, value=value: torch.tensor(value))
-        for value in (float("nan"), float("inf"), -1.0, 0.0, 1)
+        for value in (float("nan"), float("inf"), -1.0, 1)
     ),
     _moment("exp_avg_sq", lambda t: t - 1), _moment("exp_avg", lambda t: t[None]), _dropped,
     _with({}, "optimizer_state_dict", "state"), _with([], "optimizer_state_dict", "state"),

@@ -19,6 +19,18 @@ EACH = pytest.mark.parametrize(
 )
 
 
+@pytest.fixture(autouse=True)
+def heeding() -> Iterator[None]:
+    """No signal is ignored, as it is where the tests themselves run under nohup."""
+    before = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS}
+    for signum in ENDING_SIGNALS:
+        signal.signal(signum, signal.SIG_DFL)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    for signum, handler in before.items():
+        signal.signal(signum, handler)
+
+
 @pytest.fixture
 def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str], str]:
     """Write a module that can be imported once; returns its name."""
