@@ -10,7 +10,7 @@ from contextlib import suppress
 from types import ModuleType
 from typing import Any
 
-from recon.errors import InterruptedRunError, UserError
+from recon.errors import InterruptedRunError, UserError, printable
 from recon.gpus import select_gpus
 from recon.settings import Settings, load
 from recon.stopping import signals_as_errors
@@ -79,13 +79,8 @@ def run_command(
 
 def _refuse(message: str, code: int = USER_ERROR) -> int:
     with suppress(OSError):  # Where nothing can be told, the code tells it.
-        sys.stderr.write(f"error: {_printable(' '.join(message.split()))}\n")
+        sys.stderr.write(f"error: {printable(' '.join(message.split()))}\n")
     return code
-
-
-def _printable(text: str) -> str:
-    """Escape what would steer a terminal: names of files, and what they hold, may be anything."""
-    return "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 class _Console(logging.StreamHandler):  # type: ignore[type-arg]  # no arguments in Python 3.10

@@ -1,13 +1,9 @@
-"""The errors that a user is meant to read, and the signals that ask a run to end."""
+"""The errors that a user is meant to read."""
 
 import signal
 
-__all__ = ["ENDING_SIGNALS", "InterruptedRunError", "UserError", "quoted", "shortened"]
+__all__ = ["InterruptedRunError", "UserError", "printable", "quoted", "shortened"]
 
-# Ctrl-C, what batch systems send, and a terminal that was closed.
-ENDING_SIGNALS = tuple(
-    getattr(signal, name) for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)
-)
 QUOTED = 120  # letters of a value in an error
 
 
@@ -22,8 +18,12 @@ def quoted(value: object) -> str:
 
 def shortened(text: str, most: int = QUOTED) -> str:
     """A text of a file as an error quotes it: of at most so many letters, in one line."""
-    text = text if len(text) <= most else f"{text[: most - 3]}..."
-    return text if text.isprintable() else repr(text)[1:-1]
+    return printable(text if len(text) <= most else f"{text[: most - 3]}...")
+
+
+def printable(text: str) -> str:
+    """Escape what would break a line or steer a terminal: names, and what files hold, are any."""
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 class UserError(Exception):

@@ -14,7 +14,8 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from recon.errors import ENDING_SIGNALS, InterruptedRunError
+from recon.errors import InterruptedRunError
+from recon.signals import heeded, set_handlers
 
 __all__ = ["signals_as_errors"]
 
@@ -30,10 +31,10 @@ def signals_as_errors() -> Iterator[None]:
     signals itself, by handlers of its own, while it lasts. Outside of the main thread, where Python
     handles no signals, nothing is done.
     """
-    if threading.current_thread() is not threading.main_thread():
+    before = heeded()
+    if not before:
         yield
         return
-    heard = [s for s in ENDING_SIGNALS if signal.getsignal(s) is not signal.SIG_IGN]
     outermost = sys._getframe(2)  # Behind this one and that of contextlib: whoever enters.
 
     def end(signum: int, frame: FrameType | None) -> None:
@@ -44,13 +45,12 @@ def signals_as_errors() -> Iterator[None]:
         else:
             raise InterruptedRunError(signum)
 
-    before = {signum: signal.signal(signum, end) for signum in heard}
+    set_handlers(dict.fromkeys(before, end))
     try:
         with _nothing_passed_over():
             yield
     finally:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+        set_handlers(before)
 
 
 def _imports(frame: FrameType | None, outermost: FrameType) -> bool:

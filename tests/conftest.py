@@ -178,3 +178,21 @@ def make_trainer(network: type[TwoLayers]) -> Callable[..., Trainer]:
         )
 
     return make
+
+
+@pytest.fixture
+def record_opened(monkeypatch: pytest.MonkeyPatch) -> Callable[[], list[str]]:
+    """Begin to record the names of files that are opened through a path, in their order."""
+
+    def begin() -> list[str]:
+        opened: list[str] = []
+        plain_open = Path.open
+
+        def recording(self: Path, *args: Any) -> Any:
+            opened.append(self.name)
+            return plain_open(self, *args)
+
+        monkeypatch.setattr(Path, "open", recording)
+        return opened
+
+    return begin

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from recon.data.forking import signals_held
-from recon.errors import ENDING_SIGNALS
+from recon.signals import ENDING_SIGNALS
 
 HEAD = """
 import os, signal, sys, time
@@ -91,12 +91,12 @@ def test_what_is_ignored_stays_so_in_every_process() -> None:
     """As under nohup, when its terminal is closed: a worker that minded would end the run."""
     code = """
 import os, signal, torch
-from recon.data.forking import answer_signals, signals_held
+from recon.data.forking import signals_held
+from recon.signals import heeded
 signal.signal(signal.SIGHUP, signal.SIG_IGN)
 with signals_held():
     assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
-    before = answer_signals(signal.SIG_DFL)
-    assert set(before) == {signal.SIGINT, signal.SIGTERM}
+    assert set(heeded()) == {signal.SIGINT, signal.SIGTERM}
 assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
 """
     subprocess.run([sys.executable, "-c", code], check=True, cwd=Path(__file__).parents[1])

@@ -5,7 +5,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import pytest
 
-from recon.errors import ENDING_SIGNALS
+from recon.signals import ENDING_SIGNALS
 from recon.training.interruption import Watch, watch_signals
 
 

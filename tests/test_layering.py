@@ -22,7 +22,7 @@ MAX_FUNCTION, MAX_FILE, MAX_SCRIPT = 40, 300, 40  # lines; a docstring is not co
 # Finding and reading images stays one file that other projects can copy.
 EXCEPTIONS = {"datasets.py": 890}
 
-LEAVES = {"errors", "files", "gpus", "provenance", "ranks"}
+LEAVES = {"errors", "files", "gpus", "provenance", "ranks", "signals"}
 BASE = {"models", "objectives", "data"}
 # Part of the package to the other parts that it may import.
 ARROWS: dict[str, set[str]] = {
@@ -35,11 +35,12 @@ ARROWS: dict[str, set[str]] = {
     "sections": {"errors"},
     "sources": {"errors"},
     "settings": {"errors", "sections", "sources"},
-    "stopping": {"errors"},
+    "signals": set(),
+    "stopping": {"errors", "signals"},
     "command": {"errors", "gpus", "settings", "stopping"},
     "models": {"errors", "files"},
     "objectives": {"errors", "files"},
-    "data": {"errors", "files"},
+    "data": {"errors", "files", "signals"},
     "training": BASE | LEAVES,
     "evaluation": BASE | LEAVES,
     "analysis": BASE | LEAVES,

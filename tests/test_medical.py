@@ -7,6 +7,7 @@ import math
 import struct
 import sys
 import tracemalloc
+from collections.abc import Callable
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -282,19 +283,12 @@ def test_no_more_of_an_unpacked_volume_is_read_than_the_slice(
 
 
 def test_only_the_headers_of_nifti_files_are_opened_for_the_list(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, record_opened: Callable[[], list[str]]
 ) -> None:
     nifti(tmp_path / "a.nii.gz", VOLUME)
     for name in ("b.png", "c.dcm", "d.tif"):
         (tmp_path / name).touch()
-    opened: list[str] = []
-    plain_open = Path.open
-
-    def recording(self: Path, *args: Any) -> Any:
-        opened.append(self.name)
-        return plain_open(self, *args)
-
-    monkeypatch.setattr(Path, "open", recording)
+    opened = record_opened()
     assert len(find_images(tmp_path)) == 12 + 3
     assert opened == ["a.nii.gz"]
 

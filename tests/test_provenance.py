@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable
 from datetime import datetime, timedelta, timezone
 from importlib import metadata
 from pathlib import Path
@@ -223,7 +224,7 @@ def test_files_that_differ_between_the_samples_are_no_copies(tmp_path: Path) -> 
 
 
 def test_no_more_files_are_read_whole_than_are_alike(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, record_opened: Callable[[], list[str]]
 ) -> None:
     for name, size in (("a.nii", 99_000), ("copy.nii", 99_000), ("b.png", 9), ("c.png", 98_000)):
         (tmp_path / name).write_bytes(bytes(size))
@@ -231,14 +232,7 @@ def test_no_more_files_are_read_whole_than_are_alike(
     some = sampled(*(tmp_path / f"copy.nii@{index:03}" for index in range(3)), tmp_path / "b.png")
     names = ("a.nii@001", "a.nii@002", "small.png", "c.png")
     others = sampled(*(tmp_path / name for name in names))
-    opened: list[str] = []
-    plain_open = Path.open
-
-    def recording(self: Path, *args: Any) -> Any:
-        opened.append(self.name)
-        return plain_open(self, *args)
-
-    monkeypatch.setattr(Path, "open", recording)
+    opened = record_opened()
     assert copied(some, others).tolist() == [False, True, True, True]
     assert sorted(opened) == ["a.nii", "b.png", "copy.nii", "small.png"]
 

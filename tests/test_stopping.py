@@ -9,7 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from recon.errors import ENDING_SIGNALS, InterruptedRunError
+from recon.errors import InterruptedRunError
+from recon.signals import ENDING_SIGNALS
 from recon.stopping import signals_as_errors
 
 ROOT = Path(__file__).parents[1]
@@ -79,7 +80,8 @@ done = True
 def test_what_is_imported_around_a_run_delays_nothing(module: Callable[[str], str]) -> None:
     code = """
 import os, time
-from recon.errors import ENDING_SIGNALS, InterruptedRunError
+from recon.errors import InterruptedRunError
+from recon.signals import ENDING_SIGNALS
 from recon.stopping import signals_as_errors
 try:
     with signals_as_errors():

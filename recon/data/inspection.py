@@ -20,6 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from recon.errors import printable
 from recon.files import file_of
 
 __all__ = [
@@ -111,12 +112,8 @@ def inspect_image(path: str, read_image: Reader) -> Facts:
             look=look_of(grey),
         )
     except (ValueError, OSError, MemoryError) as error:
-        reason = (str(error) or type(error).__name__).removeprefix(f"{_printable(path)}: ")
+        reason = (str(error) or type(error).__name__).removeprefix(f"{printable(path)}: ")
         return facts._replace(problem=_problem(path, error), reason=reason)
-
-
-def _printable(path: str) -> str:
-    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in path)
 
 
 def lost_image(path: str) -> Facts:

@@ -23,7 +23,8 @@ from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, Sampler, get_worker_info
 from torch.utils.data._utils import signal_handling
 
-from recon.data.forking import answer_signals, signals_held
+from recon.data.forking import signals_held
+from recon.signals import heeded, set_handlers
 
 __all__ = [
     "Batch",
@@ -243,7 +244,7 @@ def _leave_signals_to_the_parent(_worker: int) -> None:
 
     The parent finishes its step and saves; the death of a worker would end it in the middle.
     """
-    answer_signals(_live_on_for_a_while)
+    set_handlers(dict.fromkeys(heeded(), _live_on_for_a_while))
     signal.signal(signal.SIGINT, signal.SIG_IGN)
 
 

@@ -12,7 +12,8 @@ from itertools import islice
 from threading import Thread
 from typing import Generic, TypeVar
 
-from recon.data.forking import answer_signals, signals_held
+from recon.data.forking import signals_held
+from recon.signals import heeded, set_handlers
 
 __all__ = ["map_isolated"]
 
@@ -114,7 +115,7 @@ def _each(work: Callable[[Item], Result], chunk: list[Item]) -> list[Result]:
 
 def _settle() -> None:
     """End at a signal without a word, and with the parent, however it ends."""
-    answer_signals(signal.SIG_DFL)
+    set_handlers(dict.fromkeys(heeded(), signal.SIG_DFL))
     Thread(target=_follow_the_parent, daemon=True).start()
 
 

@@ -124,10 +124,8 @@ def _read_model_file(path: Path) -> ModelFile:
     content = read_archive(path)
     for name in NESTED:
         if isinstance(content.get(name), dict):
-            weights, record = (
-                check_weights(bare_dict(content[name]), path),
-                _own_record(content, path),
-            )
+            weights = check_weights(bare_dict(content[name]), path)
+            record = _own_record(content, path)
             _check_hash(weights, record, path)
             return ModelFile(weights, record)
     weights = check_weights(content, path)

@@ -1,12 +1,10 @@
 """Signals end a run at the next step instead of in the middle of one."""
 
-import signal
-import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-from recon.errors import ENDING_SIGNALS
+from recon.signals import heeded, set_handlers
 
 __all__ = ["Watch", "watch_signals"]
 
@@ -25,21 +23,14 @@ def watch_signals() -> Iterator[Watch]:
     thread, where Python handles none, nothing is noted.
     """
     watch = Watch()
-    alone = threading.current_thread() is threading.main_thread()
-    handlers = {signum: signal.getsignal(signum) for signum in ENDING_SIGNALS if alone}
-    before = {s: handler for s, handler in handlers.items() if handler is not signal.SIG_IGN}
-
-    def restore() -> None:
-        for signum, handler in before.items():
-            signal.signal(signum, handler)
+    before = heeded()
 
     def note(signum: int, _frame: FrameType | None) -> None:
         watch.signum = signum
-        restore()
+        set_handlers(before)
 
-    for signum in before:
-        signal.signal(signum, note)
+    set_handlers(dict.fromkeys(before, note))
     try:
         yield watch
     finally:
-        restore()
+        set_handlers(before)
